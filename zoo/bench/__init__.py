@@ -1,0 +1,1 @@
+"""Weights x datasets -> table, statistics, report."""

@@ -1,0 +1,1 @@
+"""Datasets: cards and readers, transforms, sampling, batching, the phantom."""

@@ -1,0 +1,1 @@
+"""An image or volume -> a feature pyramid, under one contract."""

@@ -1,0 +1,310 @@
+"""What a family is: the interface that training, prediction and the benchmark are written against.
+
+A family is a torch module that knows its inputs, its outputs, what it learns from and how its raw maps become
+predictions. It knows no trainer. Adding one is a folder beside this file (or a package elsewhere, entry-point group
+`zoo.families`), its recipes and its weights' cards.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from zoo import registry
+from zoo.cards import DatasetCard
+from zoo.schema import Component, Schema
+from zoo.types import Batch, Geometry, Kind, Prediction, Sample
+
+Maps = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How the numbers of an image become the numbers that the network sees.
+
+    "rgb8": uint8, or float in [0, 1], minus mean, over std (each a channel). "percentile": each image's `low` and
+    `high` percentiles become 0 and 1. "raw": as they are.
+    """
+
+    kind: Literal["rgb8", "percentile", "raw"] = "rgb8"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    low: float = 1.0
+    high: float = 99.8
+
+
+@dataclass(frozen=True)
+class MapSpec:
+    """One raw map of a family: its channels, and what turns it into something that may be averaged over tiles."""
+
+    channels: int
+    activation: Literal["none", "softmax", "sigmoid"] = "none"
+
+
+@dataclass(frozen=True)
+class Output:
+    """One prediction of a family: its kind, its classes, and the key of the truth that it answers to."""
+
+    kind: Kind
+    classes: tuple[str, ...] = ()
+    truth: str | None = None
+    colours: Mapping[str, str] = field(default_factory=dict)
+    channels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class IOSpec:
+    """What goes in and what comes out.
+
+    `mpp`: um per pixel that the model was trained at, None where it does not matter or is not known. `divisor`: the
+    spatial size must be a multiple of it (forward pads and crops by itself; tiles are chosen so that it need not).
+    `margin`: pixels at a tile's border whose values depend on what lies outside. `scale`: output pixels per input
+    pixel. `stitch`: what is merged over tiles. `local`: whether decoding is pixelwise, so that a large image can be
+    decoded band by band. `extent`: the largest object in model pixels, for block-wise decoding.
+    """
+
+    maps: Mapping[str, MapSpec]
+    outputs: Mapping[str, Output]
+    axes: str = "CYX"
+    channels: tuple[str, ...] = ("red", "green", "blue")
+    encoding: Encoding = Encoding()
+    mpp: float | None = None
+    divisor: int = 32
+    margin: int = 64
+    tile: int = 256
+    scale: float = 1.0
+    stitch: Literal["maps", "objects", "latents"] = "maps"
+    local: bool = False
+    extent: int = 128
+
+
+@dataclass(frozen=True)
+class Need:
+    """A truth that a family learns from: `key` in the dataset (None = any key), and the kinds that will do."""
+
+    kinds: tuple[Kind, ...]
+    key: str | None = None
+
+
+@runtime_checkable
+class TargetMaker(Protocol):
+    """Turns a sample's truths into arrays to learn from. Picklable, holds no weights, runs in the loader's workers."""
+
+    def __call__(self, sample: Sample) -> dict[str, NDArray[Any]]:
+        """Return name -> array for the truths that the sample carries; an absent name = not annotated."""
+
+    def blank(self, shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:
+        """Return name -> array of the right shape and dtype for a sample of that spatial shape that has no truth."""
+
+
+# --- procedures -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Player:
+    """A set of parameters with an optimiser of its own."""
+
+    parameters: list[nn.Parameter]
+    optimizer: Component | None = None
+    schedule: Component | None = None
+    clip: float | None = None
+    groups: list[dict[str, Any]] | None = None
+
+
+class Context(Protocol):
+    """What a procedure may ask of the trainer during a step."""
+
+    progress: float
+    """Share of all batches that is behind us, in [0, 1)."""
+    batch_index: int
+    """Batches seen since the beginning."""
+    generator: torch.Generator
+    """Random numbers of this step, on the CPU; a function of (seed, batch index, rank)."""
+
+    def update(self, player: str, loss: Tensor, *, retain: bool = False) -> None:
+        """Backward into that player's parameters only; synchronise, clip, step, average when it is time."""
+
+    def log(self, terms: Mapping[str, Tensor | float]) -> None:
+        """Record named numbers of this step."""
+
+
+class Procedure:
+    """How one step of training goes."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def players(self, family: Family) -> dict[str, Player]:
+        """Return the players by name: every parameter that is to move, each in one player."""
+        raise NotImplementedError
+
+    def step(self, family: Family, batch: Batch, ctx: Context) -> None:
+        """Do one step: compute, and call `ctx.update` once for each player that moves."""
+        raise NotImplementedError
+
+    def validation_loss(self, family: Family, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Return named losses of a validation batch; `total` is what `monitor: loss` watches."""
+        terms = family.loss(family.forward(family.prepare(batch.inputs)), batch, progress)
+        return {**terms, "total": torch.stack(list(terms.values())).sum()}
+
+
+class Supervised(Procedure):
+    """One optimiser; the loss is the sum of the family's named terms, over every stream of the step."""
+
+    def players(self, family: Family) -> dict[str, Player]:
+        trainable = [p for p in family.parameters() if p.requires_grad]
+        return {"model": Player(trainable, groups=family.groups())}
+
+    def step(self, family: Family, batch: Batch, ctx: Context) -> None:
+        terms: dict[str, Tensor] = {}
+        for stream, part in batch.streams():
+            maps = family.forward(family.prepare(part.inputs))
+            prefix = "" if stream == "main" else f"{stream}/"
+            terms |= {prefix + name: value for name, value in family.loss(maps, part, ctx.progress).items()}
+        ctx.update("model", torch.stack(list(terms.values())).sum())
+        ctx.log({name: value.detach() for name, value in terms.items()})
+
+
+# --- the family -------------------------------------------------------------------------------------------------------
+
+
+class Family(nn.Module):
+    """Base of every family.
+
+    A subclass sets `name`, `Options` and, in its constructor, `spec`; the constructor takes checked options only, so
+    that options and state dict are all that is needed to rebuild the module.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str] = ""
+    spec: IOSpec
+
+    class Options(Schema):
+        """What a recipe may say under `model:`."""
+
+    def __init__(self, options: Any) -> None:
+        super().__init__()
+        self.options = options
+        self.weights_name: str = ""
+        self.weights_metadata: dict[str, str] = {}
+
+    # what it learns from
+
+    @classmethod
+    def needs(cls, options: Any) -> tuple[Need, ...]:
+        """Return the truths without which the options cannot be trained; `zoo check` compares them with the cards."""
+        return ()
+
+    @classmethod
+    def resolve(cls, options: Any, cards: Sequence[DatasetCard]) -> Any:
+        """Return options with everything filled in that the training datasets' cards decide (classes, channels).
+
+        Raises `ValueError` with one sentence where they do not fit.
+        """
+        return options
+
+    @classmethod
+    def derive(cls, options: Any, samples: Sequence[Sample]) -> Any:
+        """Return options with everything filled in that is measured on training samples (normalisation, anisotropy)."""
+        return options
+
+    @classmethod
+    @abstractmethod
+    def targets(cls, options: Any, card: DatasetCard) -> TargetMaker:
+        """Return what turns this dataset's samples into targets."""
+
+    @classmethod
+    def tiny(cls) -> dict[str, Any]:
+        """Return the smallest options that exercise everything, for tests."""
+        return {}
+
+    # what it computes
+
+    def prepare(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return inputs with `image` encoded as `spec.encoding` says: (B, C, ...) uint8 or float in, float out."""
+        return {**inputs, "image": encode(inputs["image"], self.spec.encoding)}
+
+    @abstractmethod
+    def forward(self, inputs: Mapping[str, Tensor], taps: Sequence[str] = ()) -> Maps:
+        """Return raw maps by name, always unactivated; `taps` names intermediate features to return beside them."""
+
+    @abstractmethod
+    def loss(self, maps: Maps, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Return named scalar terms whose sum is minimised."""
+
+    def infer(self, inputs: Mapping[str, Tensor], *, rng: torch.Generator | None = None, **options: Any) -> Maps:
+        """Return the raw maps of a prediction; a generator samples here and takes its randomness from `rng`."""
+        return self.forward(inputs)
+
+    def activate(self, maps: Maps) -> Maps:
+        """Return maps that may be averaged over overlapping tiles: softmax, sigmoid or as they are, as `spec` says."""
+        return {name: _activate(value, self.spec.maps[name].activation) for name, value in maps.items()}
+
+    @abstractmethod
+    def decode(self, maps: Maps, geometry: Sequence[Geometry]) -> list[dict[str, Prediction]]:
+        """Return, for each image of the batch, output name -> prediction at the scale of its source.
+
+        `maps` are activated and stitched: (B, C, H, W) at model resolution.
+        """
+
+    def procedure(self) -> Procedure:
+        """Return how this family is trained where the recipe says nothing."""
+        return Supervised()
+
+    def groups(self) -> list[dict[str, Any]] | None:
+        """Return optimiser groups (`params`, `lr_scale`, `weight_decay`) or None for one group."""
+        return None
+
+    # what a user calls
+
+    @torch.inference_mode()
+    def predict(self, image: NDArray[Any], mpp: float | None = None, **options: Any) -> Any:
+        """Return the prediction for one image, whatever its size (a dict by output name where there are several).
+
+        `image`: (H, W, 3) or (H, W) uint8, or what `spec` says; `mpp`: its um per pixel, None where it is not known.
+        Options are those of `zoo.inference.predict.predict_array` (tile, overlap, batch, threshold, seed).
+        """
+        found = registry.get("engine", "predict")(self, np.asarray(image), mpp=mpp, **options)
+        return next(iter(found.values())) if len(found) == 1 else found
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the parameters are."""
+        return next(self.parameters()).device
+
+
+def encode(image: Tensor, encoding: Encoding) -> Tensor:
+    """Return (B, C, ...) float32 as `encoding` says; uint8 counts as [0, 255], float as [0, 1] for "rgb8"."""
+    if encoding.kind == "raw":
+        return image.float()
+    shape = (1, -1) + (1,) * (image.ndim - 2)
+    if encoding.kind == "rgb8":
+        mean = torch.tensor(encoding.mean, device=image.device).view(shape)
+        std = torch.tensor(encoding.std, device=image.device).view(shape)
+        unit = image.float() / 255 if image.dtype == torch.uint8 else image.float()
+        return (unit - mean) / std
+    flat = image.float().flatten(2)
+    quantiles = torch.tensor([encoding.low / 100, encoding.high / 100], device=image.device)
+    low, high = torch.quantile(flat, quantiles, dim=2) if flat.shape[2] < 2**24 else _sampled(flat, quantiles)
+    spread = (high - low).clamp_min(1e-6)
+    ones = shape[2:]
+    scaled: Tensor = (image.float() - low.view(*low.shape, *ones)) / spread.view(*spread.shape, *ones)
+    return scaled
+
+
+def _sampled(flat: Tensor, quantiles: Tensor) -> Tensor:
+    step = flat.shape[2] // 2**23
+    return torch.quantile(flat[:, :, ::step], quantiles, dim=2)
+
+
+def _activate(value: Tensor, activation: str) -> Tensor:
+    if activation == "softmax":
+        return value.float().softmax(1)
+    return value.float().sigmoid() if activation == "sigmoid" else value

@@ -1,0 +1,1 @@
+"""Large images: reading, windows, stitching, streaming writers."""

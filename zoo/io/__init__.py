@@ -1,0 +1,1 @@
+"""Files: images, label images, GeoJSON, tables."""

@@ -1,0 +1,1 @@
+"""Blocks, norms and layers that several families build from."""

@@ -1,0 +1,74 @@
+"""Where things lie: what the package ships, what the user keeps, what the zoo caches.
+
+The environment rules: `ZOO_DATA`, `ZOO_PARITY`, `ZOO_CACHE`, `ZOO_OFFLINE`, `ZOO_CONFIG`; then the user's configuration
+file (`data: DIR`, `cache: DIR`); then the defaults below.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from zoo.errors import UserError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def shipped(folder: str) -> Path:
+    """Return the folder "recipes" or "datasets": inside an installed package, or beside it in a checkout."""
+    inside = _PACKAGE / folder
+    return inside if inside.is_dir() else _PACKAGE.parent / folder
+
+
+def config_file() -> Path:
+    """Return where the user's configuration file is looked for (it may not exist)."""
+    named = os.environ.get("ZOO_CONFIG")
+    if named:
+        return Path(named).expanduser()
+    from platformdirs import user_config_path
+
+    return Path(user_config_path("histozoo")) / "config.yaml"
+
+
+def _configured(key: str) -> Path | None:
+    file = config_file()
+    if not file.is_file():
+        return None
+    from zoo.schema import read_yaml
+
+    values = read_yaml(file).values
+    unknown = sorted(set(values) - {"data", "cache"})
+    if unknown:
+        raise UserError(f'{file}: {unknown[0]}: unknown key "{unknown[0]}". Expected one of data, cache.')
+    return Path(str(values[key])).expanduser() if values.get(key) else None
+
+
+def data_root() -> Path | None:
+    """Return the folder that holds the user's copies of the published data sets, or None where none is set."""
+    named = os.environ.get("ZOO_DATA")
+    return Path(named).expanduser() if named else _configured("data")
+
+
+def cache_root() -> Path:
+    """Return the folder for downloaded weights and cached features."""
+    named = os.environ.get("ZOO_CACHE")
+    if named:
+        return Path(named).expanduser()
+    configured = _configured("cache")
+    if configured:
+        return configured
+    from platformdirs import user_cache_path
+
+    return Path(user_cache_path("histozoo"))
+
+
+def parity_root() -> Path | None:
+    """Return the folder of published cases, or None where there is none."""
+    named = os.environ.get("ZOO_PARITY")
+    found = Path(named).expanduser() if named else _PACKAGE.parent.parent / "shared" / "parity"
+    return found if found.is_dir() else None
+
+
+def offline() -> bool:
+    """Return True where the user forbids every network access (`ZOO_OFFLINE=1`)."""
+    return os.environ.get("ZOO_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on")

@@ -1,0 +1,1 @@
+"""From maps to objects: pure functions on arrays."""

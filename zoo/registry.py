@@ -1,0 +1,76 @@
+"""Names of components, and where each lives: name -> "module:attribute", resolved on first use.
+
+Listing needs no import of the module behind a name. Every kind has one table here; a family from another package comes
+in through the entry-point group `zoo.families`. Encoders and recipes have too many names for a table in code: theirs
+are generated files (`zoo/encoders/names.json`) and folders.
+"""
+
+from __future__ import annotations
+
+import functools
+from importlib import import_module, metadata
+from typing import Any
+
+from zoo.errors import UserError, suggest
+
+TABLES: dict[str, dict[str, str]] = {
+    "family": {
+        "unet": "zoo.families.unet:UNet",
+    },
+    "decoder": {},
+    "loss": {},
+    "metric": {},
+    "optimizer": {},
+    "schedule": {},
+    "augmentation": {},
+    "reader": {},
+    "writer": {},
+    "procedure": {},
+    "engine": {
+        "predict": "zoo.inference.predict:predict_array",
+    },
+}
+
+_SEE = {
+    "family": "zoo list families",
+    "encoder": "zoo list encoders",
+    "metric": "zoo list metrics",
+}
+
+
+@functools.cache
+def table(kind: str) -> dict[str, str]:
+    """Return name -> "module:attribute" of one kind, with what other installed packages add."""
+    found = dict(TABLES[kind])
+    if kind == "family":
+        for point in metadata.entry_points(group="zoo.families"):
+            found.setdefault(point.name, point.value)
+    return found
+
+
+def names(kind: str) -> list[str]:
+    """Return the names of one kind, sorted; imports nothing."""
+    return sorted(table(kind))
+
+
+def unknown(kind: str, name: str) -> str:
+    """Return the sentence that says there is no such component, with the nearest names."""
+    return f'no {kind} "{name}". {suggest(name, names(kind), _SEE.get(kind, ""))}'.strip()
+
+
+def get(kind: str, name: str) -> Any:
+    """Return the component of that name, importing its module. Raises `UserError` for an unknown name."""
+    known = table(kind)
+    if name not in known:
+        raise UserError(unknown(kind, name))
+    return resolve(known[name])
+
+
+@functools.cache
+def resolve(target: str) -> Any:
+    """Return what "module:attribute" names."""
+    module, _, attribute = target.partition(":")
+    found: Any = import_module(module)
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    return found

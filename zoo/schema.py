@@ -1,0 +1,262 @@
+"""Strict YAML: files with line numbers, schemas without unknown keys, every mistake at once.
+
+`read_yaml` gives plain values and where each stands; `validate` checks them against a `Schema` and turns each of
+pydantic's errors into a `Problem` with file, line, dotted key and the nearest valid words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from zoo.errors import Problem, Problems, suggest
+
+Key = tuple[str | int, ...]
+S = TypeVar("S", bound="Schema")
+
+
+class Schema(BaseModel):
+    """Base of everything that is read from YAML: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class Component(Schema):
+    """A part chosen by registry name, with its arguments; `name` alone may be written as a string."""
+
+    name: str
+    """Registry name (`zoo list`)."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the part."""
+    weight: float = 1.0
+    """Factor where several parts are summed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+@dataclass
+class Document:
+    """Values read from YAML, and where each stands: dotted key -> (file, line from 1)."""
+
+    values: dict[str, Any]
+    places: dict[Key, tuple[str, int]] = field(default_factory=dict)
+    file: str = ""
+
+    def place(self, key: Sequence[str | int]) -> tuple[str, int]:
+        """Return the place of a key, or of its nearest parent that is written down."""
+        for end in range(len(key), -1, -1):
+            found = self.places.get(tuple(key[:end]))
+            if found:
+                return found
+        return self.file, 0
+
+    def problem(self, key: Sequence[str | int], what: str) -> Problem:
+        """Return a `Problem` at a key."""
+        file, line = self.place(key)
+        return Problem(file, line, ".".join(map(str, key)), what)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 without its traps: `no`, `on` and dates stay strings, and 1e-4 is a number."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":timestamp", ":float", ":int"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _implicit(tag: str, pattern: str, first: str) -> None:
+    import re
+
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), list(first))
+
+
+_implicit("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF")
+_implicit("int", r"^[-+]?[0-9]+$", "-+0123456789")
+_implicit(
+    "float",
+    r"^(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan)$",
+    "-+0123456789.",
+)
+
+
+def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node), 10)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _int)
+
+
+def parse_value(text: str) -> Any:
+    """Return the value of one override's right-hand side, read as YAML."""
+    return yaml.load(text, _Loader)  # a SafeLoader
+
+
+def _walk(node: yaml.Node, key: Key, loader: _Loader, document: Document, problems: list[Problem]) -> Any:
+    document.places[key] = (document.file, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            name = str(key_node.value)
+            line = key_node.start_mark.line + 1
+            if name in found:
+                where = ".".join(map(str, (*key, name)))
+                problems.append(Problem(document.file, line, where, "the key stands twice. Keep one of the two."))
+                continue
+            found[name] = _walk(value_node, (*key, name), loader, document, problems)
+            document.places[(*key, name)] = (document.file, line)
+        return found
+    if isinstance(node, yaml.SequenceNode):
+        return [_walk(child, (*key, i), loader, document, problems) for i, child in enumerate(node.value)]
+    return loader.construct_object(node)
+
+
+def read_yaml(path: Path | str, text: str | None = None) -> Document:
+    """Read one YAML mapping with its line numbers. Raises `Problems` (unreadable, not a mapping, a key twice)."""
+    document = Document({}, file=str(path))
+    try:
+        content = Path(path).read_text(encoding="utf-8") if text is None else text
+        loader = _Loader(content)
+        node = loader.get_single_node()
+    except OSError as error:
+        raise Problems([Problem(str(path), 0, "", f"the file cannot be read ({error.strerror}).")]) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        line = mark.line + 1 if mark else 0
+        raise Problems([Problem(str(path), line, "", f"not valid YAML: {reason}. Mend the syntax here.")]) from None
+    if not isinstance(node, yaml.MappingNode):
+        raise Problems([Problem(str(path), 1, "", "the file holds no mapping. Expected `key: value` lines.")])
+    problems: list[Problem] = []
+    document.values = _walk(node, (), loader, document, problems)
+    if problems:
+        raise Problems(problems)
+    return document
+
+
+def _fields_at(schema: type[BaseModel], key: Sequence[str | int]) -> list[str]:
+    """Return the field names that are valid beside the last part of `key`."""
+    current: Any = schema
+    for part in key[:-1]:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            info = current.model_fields.get(str(part))
+            if info is None:
+                continue  # a tag of a union, which pydantic writes into the path
+            current = info.annotation
+        models = _models(current)
+        current = models[0] if models else current
+    models = _models(current)
+    return list(models[0].model_fields) if models else []
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]
+
+
+def _sentence(error: Mapping[str, Any], schema: type[BaseModel], key: Key) -> str:
+    kind, received = error["type"], error.get("input")
+    if kind == "extra_forbidden":
+        return f'unknown key "{key[-1]}". {suggest(str(key[-1]), _fields_at(schema, key))}'.strip()
+    if kind == "missing":
+        return "the key is missing. It has no default: write it down."
+    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ").removeprefix("should ")
+    if kind == "literal_error":
+        expected = str(error["ctx"]["expected"]).replace("'", "")
+        close = suggest(str(received), expected.replace(" or ", ", ").split(", "))
+        return f'"{received}" is not one of {expected}. {close}'.strip()
+    if kind in ("value_error", "assertion_error"):
+        return message if message.endswith((".", "?")) else f"{message}."
+    shown = repr(received)
+    return f"{shown if len(shown) <= 60 else shown[:57] + '...'} will not do. Expected: {message}."
+
+
+def _real_key(values: Any, location: Sequence[str | int]) -> Key:
+    """Drop from pydantic's path what stands for a branch of a union and not for a key of the file."""
+    key: list[str | int] = []
+    for position, part in enumerate(location):
+        last = position == len(location) - 1
+        if isinstance(values, Mapping) and (part in values or (last and isinstance(part, str))):
+            if part not in values and not _looks_like_key(part):
+                continue
+            key.append(part)
+            values = values.get(part)
+        elif isinstance(values, Sequence) and not isinstance(values, str) and isinstance(part, int):
+            key.append(part)
+            values = values[part] if part < len(values) else None
+    return tuple(key)
+
+
+def _looks_like_key(part: Any) -> bool:
+    return isinstance(part, str) and part.isidentifier() and part.lower() == part
+
+
+def problems_of(
+    schema: type[BaseModel], error: ValidationError, document: Document, prefix: Sequence[str | int] = ()
+) -> list[Problem]:
+    """Turn pydantic's errors into problems of the file; `prefix` is the key under which `schema` stands."""
+    values: Any = document.values
+    for part in prefix:
+        values = values.get(part, {}) if isinstance(values, Mapping) else values[int(part)]
+    found: dict[tuple[Key, str], Problem] = {}
+    for item in error.errors(include_url=False):
+        key = _real_key(values, item["loc"])
+        sentence = _sentence(item, schema, tuple(item["loc"]) if item["type"] == "extra_forbidden" else key)
+        full = (*prefix, *key)
+        found.setdefault((full, sentence), document.problem(full, sentence))
+    return list(found.values())
+
+
+def validate(schema: type[S], document: Document) -> S:
+    """Return the checked values. Raises `Problems` with every mistake, in the order of the file."""
+    try:
+        return schema.model_validate(document.values)
+    except ValidationError as error:
+        found = problems_of(schema, error, document)
+        raise Problems(sorted(found, key=lambda p: (p.file, p.line))) from None
+
+
+def describe(schema: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str, str]]:
+    """Return a row a field: dotted key, type, default ("required" where there is none), what it means."""
+    rows: list[tuple[str, str, str, str]] = []
+    for name, info in schema.model_fields.items():
+        nested = _models(info.annotation)
+        default = "required" if info.is_required() else _default(info.get_default(call_default_factory=True))
+        rows.append((prefix + name, _type_name(info.annotation), default, (info.description or "").replace("\n", " ")))
+        for model in nested[:1]:
+            if model is not Component and model is not schema:
+                inside = "[]." if "list" in str(info.annotation) or "tuple" in str(info.annotation) else "."
+                rows += describe(model, prefix + name + inside)
+    return rows
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        return "see below"
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _type_name(annotation: Any) -> str:
+    text = str(annotation) if not isinstance(annotation, type) else annotation.__name__
+    for long, short in (
+        ("typing.", ""),
+        ("zoo.schema.", ""),
+        ("zoo.recipe.", ""),
+        ("NoneType", "none"),
+        ("None", "none"),
+    ):
+        text = text.replace(long, short)
+    return text
+
+
+Check = Callable[[Any], list[Problem]]

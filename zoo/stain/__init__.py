@@ -1,0 +1,1 @@
+"""Stain matrices, normalisation, augmentation: pure functions."""

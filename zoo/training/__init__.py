@@ -1,0 +1,1 @@
+"""The only room that knows Lightning: run folders, checkpoints, resume, logging."""

@@ -1,0 +1,1 @@
+"""Published cases against this build."""

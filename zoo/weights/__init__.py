@@ -1,0 +1,1 @@
+"""Names -> verified files -> state dicts. This room knows no model."""
