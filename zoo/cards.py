@@ -83,7 +83,7 @@ class TruthCard(Schema):
     kind: Literal["semantic", "instances", "boxes", "picture", "label", "vector"]
     """Which kind of truth (zoo.types)."""
     classes: tuple[str, ...] = ()
-    """Class names in index order. Semantic: from index 0, the background included. Instances and boxes: from index 1."""
+    """Class names in index order. Semantic: from 0, with the background. Instances, boxes: from 1."""
     attributes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Attributes of a box and the names of their values."""
     channels: tuple[str, ...] = ()
