@@ -1,0 +1,1 @@
+"""Readers: each knows one published folder layout, and turns its files into samples."""
