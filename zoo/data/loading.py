@@ -1,0 +1,341 @@
+"""Samples become batches: a pure function of (seed, epoch, index), whatever the number of workers and devices.
+
+The order of an epoch is planned in the main process (`zoo.data.sampling`); a worker gets the positions of one batch and
+gives back the whole `Batch`. Nothing else crosses the border: no random state, no counter.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import pickle
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils import data as torch_data
+
+from zoo.cards import DatasetCard
+from zoo.data.cache import SharedCache
+from zoo.data.collate import Item, Targets, collate, numbers
+from zoo.data.crop import centre_start, crop, random_start, take_valid, with_valid
+from zoo.data.resample import resample
+from zoo.data.sampling import Draw, Plan, contents, generator, places
+from zoo.errors import DataError, UserError
+from zoo.recipe import DataSource, Loading
+from zoo.types import Batch, Geometry, Meta, Sample
+
+_log = logging.getLogger(__name__)
+RGB = ("red", "green", "blue")
+
+
+class Source(Protocol):
+    """What the loader needs of a dataset (`zoo.data.datasets.Dataset`)."""
+
+    @property
+    def card(self) -> DatasetCard: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+def open_source(source: DataSource) -> Source:
+    """Return the dataset that a recipe's entry means. Raises `UserError`."""
+    from zoo.data.datasets import open_dataset
+
+    opened: Source = open_dataset(
+        source.name,
+        split=source.split,
+        fold=source.fold,
+        folds=source.folds,
+        arguments=source.arguments,
+        limit=source.limit,
+    )
+    return opened
+
+
+def as_channels(sample: Sample, channels: Sequence[str] | None) -> Sample:
+    """Return a sample with the channels that a model looks at.
+
+    Channels are taken by name; for a model of red, green and blue anything else goes through `zoo.io.images.to_rgb8`.
+    Raises `DataError` where a channel is missing.
+    """
+    wanted = tuple(channels or sample.channels)
+    if wanted == RGB and sample.axes == "CYX" and (sample.channels != RGB or sample.image.dtype != np.uint8):
+        from zoo.io.images import to_rgb8
+
+        picture, _ = to_rgb8(np.moveaxis(sample.image, 0, -1))
+        return sample.with_(image=np.ascontiguousarray(np.moveaxis(picture, -1, 0)), channels=RGB)
+    if wanted == sample.channels:
+        return sample
+    missing = [name for name in wanted if name not in sample.channels]
+    if missing:
+        have = ", ".join(sample.channels)
+        raise DataError(f"{sample.dataset}: {sample.id}: no channel {missing[0]}. It has {have}. Take another dataset.")
+    picked = [sample.channels.index(name) for name in wanted]
+    return sample.with_(image=sample.image[picked], channels=wanted)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What went wrong in a worker, as it comes back to the caller."""
+
+    error: BaseException
+    trace: str
+
+    @classmethod
+    def of(cls, error: Exception) -> _Failure:
+        trace = "".join(traceback.format_exception(error))
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # an exception of a shape that cannot travel: its words can
+            return cls(RuntimeError(str(error)), trace)
+        return cls(error, trace)
+
+    def throw(self) -> None:
+        if not isinstance(self.error, DataError | UserError):
+            self.error.add_note(f"In a loader's worker:\n{self.trace}")
+        raise self.error
+
+
+class _Work(torch_data.Dataset[Any]):
+    """What runs in a worker: the positions of one batch in, the batch out. Picklable."""
+
+    def __init__(
+        self, loading: Loading, sources: Sequence[Source], makers: Sequence[Targets], *, seed: int, training: bool
+    ) -> None:
+        self.sources, self.makers, self.seed, self.training = list(sources), list(makers), seed, training
+        self.size, self.mpp = loading.size, loading.mpp
+        self.channels: tuple[str, ...] | None = None
+        self.augment: Callable[[Sample, int], Sample] | None = None
+        self.starts = list(itertools.accumulate((len(s) for s in sources), initial=0))
+        self.cache = SharedCache(self.starts[-1]) if loading.cache == "memory" else None
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def __getitem__(self, draws: Sequence[Draw]) -> Batch | _Failure:
+        try:
+            return collate([self.item(draw) for draw in draws])
+        except Exception as error:
+            return _Failure.of(error)
+
+    def decoded(self, dataset: int, image: int) -> tuple[Sample, tuple[int, ...]]:
+        """Return a sample at the model's resolution and channels, and the shape of its source."""
+        place = self.starts[dataset] + image
+        found = self.cache.get(place) if self.cache else None
+        if found is None:
+            source = self.sources[dataset][image]
+            sample = as_channels(source, self.channels)
+            found = (sample if self.mpp is None else resample(sample, self.mpp), source.shape)
+            if self.cache:
+                self.cache.put(place, found)
+        sample, shape = found
+        return sample, shape
+
+    def item(self, draw: Draw) -> Item:
+        """Return one item of a batch: a function of (seed, epoch, position)."""
+        whole, source_shape = self.decoded(draw.dataset, draw.image)
+        rng = generator(self.seed, 4, draw.epoch, draw.position)
+        sample = with_valid(whole)
+        start: tuple[int, ...] = (0,) * len(sample.shape)
+        if self.size is not None:
+            size = self._size(sample)
+            start = self._start(whole, size, draw, rng)
+            sample = crop(sample, start, size)
+        if self.augment is not None:
+            sample = self.augment(sample, int(rng.integers(2**31)))
+        sample, valid = take_valid(sample)
+        maker = self.makers[draw.dataset]
+        scale = tuple(new / old for new, old in zip(whole.shape, source_shape, strict=True))
+        geometry = Geometry(source_shape, scale, tuple(map(float, start)))
+        meta = Meta(sample.id, sample.dataset, geometry, sample.group, sample.center, sample.spacing)
+        return Item(numbers(sample.image), valid, maker(sample), maker, meta)
+
+    def _size(self, sample: Sample) -> tuple[int, ...]:
+        assert self.size is not None
+        if len(self.size) != len(sample.shape):
+            raise UserError(
+                f"data: size: {self.size} has {len(self.size)} numbers, but {sample.dataset} has images of "
+                f"{len(sample.shape)} axes ({sample.axes}). Write one number an axis."
+            )
+        return self.size
+
+    def _start(self, sample: Sample, size: Sequence[int], draw: Draw, rng: np.random.Generator) -> tuple[int, ...]:
+        if not self.training:
+            return centre_start(sample.shape, size)
+        pixel = None
+        if draw.focus is not None and sample.shape != tuple(size):
+            found = places(sample, draw.focus)
+            if len(found):
+                pixel = np.unravel_index(int(found[rng.integers(len(found))]), sample.shape)
+        return random_start(sample.shape, size, rng, None if pixel is None else [int(p) for p in pixel])
+
+
+def _same(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+class Loader:
+    """Batches of one stream of a recipe.
+
+    The sequence of global batches is a pure function of (seed, epoch): batch size and order do not depend on workers,
+    devices or what was loaded before. Rank r of w gets items [n * r // w, n * (r + 1) // w) of each global batch of n
+    items. Crop and augmentation of an item are a function of (seed, epoch, position in the epoch).
+
+    Training: `samples` items an epoch (default: one an image), cropped at random places and augmented; the last,
+    incomplete batch is dropped. Otherwise: the images in their order, each once, cropped in the middle where a `size`
+    is given, never augmented; the last batch may be smaller, and a rank whose slice of it is empty gets one batch less.
+
+    `make_targets` gives each dataset's target maker. `channels`: the channels that the model looks at (None: as they
+    come). `mpp`: um per pixel that the model wants, for images of known spacing (None: `loading.mpp`). `datasets` are
+    opened already where they are given. Raises `UserError` where the recipe's entry cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        loading: Loading,
+        make_targets: Callable[[DatasetCard], Targets],
+        *,
+        seed: int,
+        training: bool,
+        rank: int = 0,
+        world: int = 1,
+        channels: tuple[str, ...] | None = None,
+        mpp: float | None = None,
+        datasets: Sequence[Source] | None = None,
+        start_method: str | None = None,
+    ) -> None:
+        if mpp is not None:
+            loading = loading.model_copy(update={"mpp": mpp})
+        self.loading, self.training, self.rank, self.world = loading, training, rank, world
+        self.datasets = list(datasets) if datasets is not None else [open_source(s) for s in loading.datasets]
+        makers = [make_targets(dataset.card) for dataset in self.datasets]
+        self._work = _Work(loading, self.datasets, makers, seed=seed, training=training)
+        self._work.channels = channels
+        sizes = [len(dataset) for dataset in self.datasets]
+        self.samples = loading.samples or sum(sizes)
+        if not training:
+            self.samples = min(self.samples, sum(sizes))
+        self._check(sizes)
+        if training and loading.augment_on == "workers" and loading.augment not in ("none", ()):
+            from zoo.data.augment import Augment
+
+            augment = Augment(loading.augment)
+            augment.check(channels or self.datasets[0].card.channels, self.datasets[0].card.axes)
+            self._work.augment = augment
+        self._seed, self._sizes = seed, sizes
+        self._plan: Plan | None = None
+        self._queue: list[list[Draw]] = []
+        self._torch_loader: torch_data.DataLoader[Any] | None = None
+        self._start_method = start_method
+
+    def _check(self, sizes: Sequence[int]) -> None:
+        loading = self.loading
+        for dataset, size in zip(self.datasets, sizes, strict=True):
+            if not size:
+                raise UserError(
+                    f"{dataset.card.name}: the split holds no image. Expected at least one. Choose another."
+                )
+        if self.training and self.samples < loading.batch:
+            raise UserError(
+                f"data.train.batch: {loading.batch} samples a step, but an epoch has {self.samples}. "
+                f"Expected a batch of at most {self.samples}. Lower `batch` or set `samples`."
+            )
+        if self.training and loading.batch < self.world:
+            raise UserError(
+                f"data.train.batch: {loading.batch} samples a step cannot be shared by {self.world} devices. "
+                "Expected at least one a device. Raise `batch`."
+            )
+        if self.training and loading.balance != "datasets" and len({d.weight for d in loading.datasets}) > 1:
+            raise UserError(
+                f"data.train.balance: datasets have weights, but balance is {loading.balance}. "
+                "Weights count with `balance: datasets`. Set it, or remove the weights."
+            )
+
+    def __len__(self) -> int:
+        """Return the global batches of an epoch."""
+        batch = self.loading.batch
+        return self.samples // batch if self.training else -(-self.samples // batch)
+
+    def draws(self, epoch: int) -> list[list[Draw]]:
+        """Return the global batches of an epoch, as what is drawn for each."""
+        if self.training:
+            drawn = self._planned().epoch(epoch)
+        else:
+            pairs = [(d, i) for d, size in enumerate(self._sizes) for i in range(size)]
+            drawn = [Draw(0, position, *pair) for position, pair in enumerate(pairs[: self.samples])]
+        batch = self.loading.batch
+        return [drawn[i * batch : (i + 1) * batch] for i in range(len(self))]
+
+    def _planned(self) -> Plan:
+        if self._plan is None:
+            found: list[frozenset[tuple[str, int]]] = []
+            if self.loading.balance == "classes":
+                _log.info("balance: classes: reading every training image once")
+                for dataset, size in enumerate(self._sizes):
+                    found += [contents(self._work.decoded(dataset, image)[0]) for image in range(size)]
+            self._plan = Plan(
+                self._sizes,
+                self.samples,
+                seed=self._seed,
+                balance=self.loading.balance,
+                weights=[source.weight for source in self.loading.datasets],
+                contents=found,
+            )
+        return self._plan
+
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        """Yield this rank's batches of an epoch from global batch number `skip` on; skipped ones are not computed.
+
+        An error in a worker is raised here as it was raised there: the same class, the same words.
+        """
+        slices = []
+        for drawn in self.draws(epoch)[skip:]:
+            low, high = len(drawn) * self.rank // self.world, len(drawn) * (self.rank + 1) // self.world
+            if high > low:
+                slices.append(drawn[low:high])
+        if not self.loading.workers:
+            found: Iterator[Any] = map(self._work.__getitem__, slices)
+        else:
+            self._queue[:] = slices
+            found = iter(self._torch())
+        for batch in found:
+            if isinstance(batch, _Failure):
+                batch.throw()
+            yield batch
+
+    def _torch(self) -> torch_data.DataLoader[Any]:
+        """Return torch's loader, made once: its workers stay from epoch to epoch."""
+        if self._torch_loader is None:
+            import multiprocessing
+
+            forks = "fork" in multiprocessing.get_all_start_methods()
+            self._torch_loader = torch_data.DataLoader(
+                self._work,
+                batch_size=None,
+                sampler=self._queue,
+                num_workers=self.loading.workers,
+                collate_fn=_same,
+                worker_init_fn=_start_worker,
+                persistent_workers=True,
+                pin_memory=torch.cuda.is_available(),
+                multiprocessing_context=self._start_method or ("fork" if forks else None),
+                generator=torch.Generator(),  # torch's own random state stays untouched
+            )
+        return self._torch_loader
+
+    def close(self) -> None:
+        """End the worker processes; a later epoch starts new ones."""
+        self._torch_loader = None
