@@ -438,7 +438,8 @@ def _png_depth(path: Path) -> int:
 def _decode(path: Path, indices: bool = False) -> Array:
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        return np.load(path, allow_pickle=False)
+        array: Array = np.load(path, allow_pickle=False)
+        return array
     with _explained(path):
         return _decode_tiff(path) if suffix in TIFF_SUFFIXES else _decode_pillow(path, indices)
 

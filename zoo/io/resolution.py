@@ -1,7 +1,7 @@
 """um per pixel as image files state it.
 
-Files made by office software state 72, 96 or 300 dots per inch, which says nothing about tissue: a statement counts only
-where it gives between 0.02 and 30 um per pixel.
+Files made by office software state 72, 96 or 300 dots per inch, which says nothing about tissue: a statement counts
+only where it gives between 0.02 and 30 um per pixel.
 """
 
 from __future__ import annotations
@@ -58,5 +58,5 @@ def _from_tags(file: Any) -> tuple[float, float] | None:
     if not x or not y or not all(v[0] and v[1] for v in (x, y)):
         return None
     unit = (file.imagej_metadata or {}).get("unit")
-    um = _UM.get(str(unit).replace("\\u00B5", "µ"), None) if unit else _PER_UNIT.get(int(page.resolutionunit))
+    um = _UM.get(str(unit).replace("\\u00B5", "µ")) if unit else _PER_UNIT.get(int(page.resolutionunit))
     return plausible(um * y[1] / y[0], um * x[1] / x[0]) if um else None
