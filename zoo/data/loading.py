@@ -43,7 +43,7 @@ class Source(Protocol):
     def __getitem__(self, index: int, /) -> Sample: ...
 
 
-def open_source(source: DataSource) -> Source:
+def open_source(source: DataSource, training: bool) -> Source:
     """Return the dataset that a recipe's entry means. Raises `UserError`."""
     from zoo.data.datasets import open_dataset
 
@@ -54,6 +54,7 @@ def open_source(source: DataSource) -> Source:
         folds=source.folds,
         arguments=source.arguments,
         limit=source.limit,
+        part="train" if training else "validate",
     )
     return opened
 
@@ -220,7 +221,7 @@ class Loader:
         if mpp is not None:
             loading = loading.model_copy(update={"mpp": mpp})
         self.loading, self.training, self.rank, self.world = loading, training, rank, world
-        self.datasets = list(datasets) if datasets is not None else [open_source(s) for s in loading.datasets]
+        self.datasets = list(datasets) if datasets is not None else [open_source(s, training) for s in loading.datasets]
         makers = [make_targets(dataset.card) for dataset in self.datasets]
         self._work = _Work(loading, self.datasets, makers, seed=seed, training=training)
         self._work.channels = channels
