@@ -57,6 +57,7 @@ TABLES: dict[str, dict[str, str]] = {
         "folder": "zoo.data.readers.folder:FolderOfImages",
         "glas": "zoo.data.readers.glas:GlasReader",
         "package": "zoo.data.readers.package:PackageReader",
+        "phantom": "zoo.data.phantom.reader:PhantomReader",
         "wbc": "zoo.data.readers.wbc:WbcReader",
     },
     "writer": {},
