@@ -30,11 +30,12 @@ def match_classes(
 ) -> dict[str, int | None]:
     """Return dataset class -> index into the model's `classes`, None where it becomes "not annotated".
 
-    Classes are matched by name. `merge` maps a model class (or `ignore`) to the dataset classes that become it, and wins
-    over equal names. Where each side has exactly one foreground class and `merge` is silent, the two match whatever their
-    names. A dataset class that the model does not know becomes the background (index 0 where `classes` begins with
-    "background"; left out of the result where there is none, as in a multi-label model). Raises `ValueError` with one
-    sentence where a model class has no counterpart, or `merge` names a class that the model does not have.
+    Classes are matched by name. `merge` maps a model class (or `ignore`) to the dataset classes that become it, and
+    wins over equal names. Where each side has exactly one foreground class and `merge` is silent, the two match
+    whatever their names. A dataset class that the model does not know becomes the background (index 0 where `classes`
+    begins with "background"; left out of the result where there is none, as in a multi-label model). Raises
+    `ValueError` with one sentence where a model class has no counterpart, or `merge` names a class that the model does
+    not have.
     """
     merge = dict(merge or {})
     for name in merge:
@@ -131,9 +132,9 @@ def instance_boundaries(
 ) -> NDArray[np.bool_]:
     """Return the pixels of objects that lie within `width` pixels of another object ("touching") or of anything else.
 
-    `labels`: (H, W) or (D, H, W) integer, 0 background. Only pixels of objects are marked, so that a boundary pixel always
-    belongs to its object. Distances are those of a square window; beyond the border of the array nothing is known, and
-    the outline does not follow it.
+    `labels`: (H, W) or (D, H, W) integer, 0 background. Only pixels of objects are marked, so that a boundary pixel
+    always belongs to its object. Distances are those of a square window; beyond the border of the array nothing is
+    known, and the outline does not follow it.
     """
     size = 2 * width + 1
     largest = int(labels.max(initial=0)) + 1

@@ -1,0 +1,6 @@
+"""Semantic segmentation: any encoder, ten decoders, objects by a boundary class."""
+
+from zoo.families.unet.model import UNet
+from zoo.families.unet.options import Options
+
+__all__ = ["Options", "UNet"]
