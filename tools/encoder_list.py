@@ -1,0 +1,220 @@
+"""Write zoo/encoders/names.json: every encoder that takes pictures of any size, and what is known of it.
+
+    python tools/encoder_list.py                    # all of timm and smp, about ten minutes of one core
+    python tools/encoder_list.py --only 'resnet*'   # these anew, the rest as it stands
+
+Every model is built on the meta device (shapes without numbers) and sent pictures of 256 x 256, 64 x 96 and
+384 x 320 through the Encoder contract. A model is listed when every level comes out; one whose maps are not exactly
+size / stride is marked `exact: false`, for the wrapper resizes them. Models that fail are not listed, and the reasons
+go to standard output. `tools/sweep_encoders.py` runs the listed ones for real.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
+
+from zoo.encoders import smp_models, timm_models
+from zoo.encoders.base import Encoder, parameter_count
+from zoo.encoders.listing import FILE, Info
+
+SIZES = ((256, 256), (64, 96), (384, 320))
+PYRAMID_BUILDS: tuple[dict[str, Any], ...] = ({}, {"dynamic_img_size": True}, {"strict_img_size": False})
+VIT_BUILDS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {})
+DIVISORS = (32, 64)
+IMAGENET = ("in1k", "in12k", "in21k", "in22k", "imagenet")
+
+
+def info_of(name: str, source: str, kind: str, build: dict[str, Any], divisor: int = 1, minimum: int = 1) -> Info:
+    """Return an `Info` of a model that is on trial."""
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return Info(name, source, name, "", kind, (), (), 0, mean, std, divisor, minimum, True, {}, None, build)  # type: ignore[arg-type]
+
+
+def sizes_of(encoder: Encoder, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Return the sizes of the maps that the backbone makes of a picture, before the wrapper fits them."""
+    with torch.inference_mode():
+        found = encoder.extract(torch.empty(1, encoder.in_channels, *size, device="meta"))
+    channels = [int(m.shape[1]) for m in found.maps]
+    if channels != list(encoder.channels):
+        raise ValueError(f"channels {channels}, declared {encoder.channels}")
+    if encoder.patch and found.tokens is None:
+        raise ValueError("no tokens")
+    return [(int(m.shape[2]), int(m.shape[3])) for m in found.maps]
+
+
+def runs(encoder: Encoder, divisor: int) -> tuple[bool, int]:
+    """Return whether the maps have exactly the declared sizes, and the smallest side that goes through."""
+    exact, minimum = True, 1
+    for size in SIZES:
+        padded = tuple(-(-s // divisor) * divisor for s in size)
+        try:
+            maps = sizes_of(encoder, (padded[0], padded[1]))
+        except Exception:
+            if size != (64, 96):
+                raise
+            minimum = 128
+            maps = sizes_of(encoder, (128, 160))
+            padded = (128, 160)
+        exact &= maps == [(padded[0] // s, padded[1] // s) for s in encoder.strides]
+        for got, stride in zip(maps, encoder.strides, strict=True):
+            want = padded[0] / stride
+            if not 0.6 * want <= got[0] <= 1.4 * want:
+                raise ValueError(f"a map of {got} at stride {stride} from {padded}")
+    return exact, minimum
+
+
+def is_pyramid(strides: tuple[int, ...]) -> bool:
+    """Return whether the strides rise, each once, and reach at least 16."""
+    return len(strides) >= 3 and list(strides) == sorted(set(strides)) and strides[-1] >= 16
+
+
+def attempt(name: str, kind: str) -> dict[str, Any]:
+    """Return the entry of a timm model, without its weights. Raises the last reason for which it cannot be used."""
+    reason: Exception = ValueError("not tried")
+    for build in PYRAMID_BUILDS if kind == "pyramid" else VIT_BUILDS:
+        try:
+            with torch.device("meta"):
+                encoder = timm_models.build(info_of(name, "timm", kind, build), 3, None, None, {}).eval()
+        except Exception as error:
+            reason = error
+            continue
+        if kind == "pyramid" and not is_pyramid(encoder.strides):
+            raise ValueError(f"no pyramid: strides {encoder.strides}")
+        base = max(encoder.strides)
+        for divisor in [base] if kind == "vit" else sorted({max(base, d) for d in DIVISORS}):
+            try:
+                exact, minimum = runs(encoder, divisor)
+            except Exception as error:
+                reason = error
+                continue
+            return entry_of(encoder, "timm", kind, build, divisor, minimum, exact)
+    raise reason
+
+
+def entry_of(
+    encoder: Encoder, source: str, kind: str, build: dict[str, Any], divisor: int, minimum: int, exact: bool
+) -> dict[str, Any]:
+    """Return the entry of an encoder; what is usual is left out."""
+    entry: dict[str, Any] = {"source": source}
+    entry |= {"kind": kind} if kind != "pyramid" else {}
+    entry |= {"channels": list(encoder.channels), "strides": list(encoder.strides), "divisor": divisor}
+    entry |= {"minimum": minimum} if minimum > divisor else {}
+    entry |= {} if exact else {"exact": False}
+    entry |= {"build": build} if build else {}
+    entry["parameters"] = parameter_count(encoder)
+    entry["mean"], entry["std"] = [round(v, 6) for v in encoder.mean], [round(v, 6) for v in encoder.std]
+    return entry
+
+
+def timm_weights(name: str) -> tuple[dict[str, dict[str, Any]], str | None]:
+    """Return timm's pretrained tags with their licence, and the tag behind `weights: imagenet`."""
+    found: dict[str, dict[str, Any]] = {}
+    for full, config in get_arch_pretrained_cfgs(name).items():
+        tag = full.partition(".")[2]
+        if not tag or not (config.hf_hub_id or config.url):
+            continue
+        entry: dict[str, Any] = {"licence": config.license} if config.license else {}
+        if config.hf_hub_id:
+            repo = config.hf_hub_id if "/" in config.hf_hub_id else f"timm/{config.hf_hub_id}"
+            entry |= {"repo": repo} if repo != f"timm/{full}" else {}
+            entry |= {"file": config.hf_hub_filename} if config.hf_hub_filename else {}
+        else:
+            entry["url"] = config.url
+        found[tag] = entry
+    default = get_pretrained_cfg(name)
+    order = [default.tag, *found] if default is not None and default.tag in found else list(found)
+    return found, next((t for t in order if any(word in t for word in IMAGENET)), None)
+
+
+def timm_entries(wanted: list[str], failures: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Return the entries of timm's models."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in wanted:
+        entry, reasons = None, []
+        for kind in ("pyramid", "vit"):
+            try:
+                entry = attempt(name, kind)
+                break
+            except Exception as error:
+                reasons.append(f"{kind}: {(str(error).splitlines() or [repr(error)])[0][:110]}")
+        if entry is None:
+            failures[name] = " | ".join(reasons)
+            continue
+        entry["architecture"] = timm.models._registry._model_to_module[name]
+        entry["weights"], imagenet = timm_weights(name)
+        entry |= {"imagenet": imagenet} if imagenet else {}
+        found[name] = entry
+    return found
+
+
+def smp_entries(known: set[str], only: str, failures: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Return the entries of smp's own encoders; a name that timm has, up to punctuation, gets the prefix."""
+    same = {n.replace("-", "").replace("_", "") for n in known}
+    found: dict[str, dict[str, Any]] = {}
+    for name in smp_models.names():
+        if not fnmatch.fnmatch(name, only):
+            continue
+        try:
+            with torch.device("meta"):
+                encoder = smp_models.build(info_of(name, "smp", "pyramid", {}), 3, None, None, {}).eval()
+            exact, minimum = runs(encoder, 32)
+        except Exception as error:
+            failures[f"smp:{name}"] = (str(error).splitlines() or [repr(error)])[0][:110]
+            continue
+        entry = entry_of(encoder, "smp", "pyramid", {}, 32, minimum, exact)
+        entry["architecture"] = type(encoder.net).__name__
+        entry["weights"] = {
+            tag: {"revision": s["revision"]}
+            | ({"repo": s["repo_id"]} if s["repo_id"] != f"smp-hub/{name}.{tag}" else {})
+            for tag, s in smp_models.settings(name).items()
+        }
+        entry |= {"imagenet": "imagenet"} if "imagenet" in entry["weights"] else {}
+        taken = name.replace("-", "").replace("_", "") in same
+        found[f"smp:{name}" if taken else name] = entry
+    return found
+
+
+def write(entries: dict[str, dict[str, Any]], path: Path) -> None:
+    """Write the list, one encoder a line."""
+    import segmentation_models_pytorch
+
+    lines = [f"{json.dumps(n)}: {json.dumps(entries[n], separators=(',', ':'))}" for n in sorted(entries)]
+    made = {"tool": "tools/encoder_list.py", "timm": timm.__version__, "smp": segmentation_models_pytorch.__version__}
+    body = ",\n".join(lines)
+    path.write_text(f'{{"made": {json.dumps(made)},\n"encoders": {{\n{body}\n}}}}\n', encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="*", help="only names that match this pattern; the rest stays")
+    parser.add_argument("--out", type=Path, default=FILE)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    every = timm.list_models()
+    kept: dict[str, dict[str, Any]] = {}
+    if options.out.is_file():
+        old = json.loads(options.out.read_text(encoding="utf-8"))["encoders"]
+        plain = {n: n.partition(":")[2] or n for n in old}
+        kept = {n: e for n, e in old.items() if not fnmatch.fnmatch(plain[n], options.only)}
+    failures: dict[str, str] = {}
+    found = timm_entries([n for n in every if fnmatch.fnmatch(n, options.only)], failures)
+    found |= smp_entries(set(every), options.only, failures)
+    write(kept | found, options.out)
+    for name, reason in sorted(failures.items()):
+        print(f"not listed: {name}: {reason}")
+    print(f"{len(found)} listed, {len(failures)} not, {len(kept)} kept as they were", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

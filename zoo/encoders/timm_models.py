@@ -1,0 +1,127 @@
+"""The one module that knows timm: its pyramids and its plain vision transformers as encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+from zoo.encoders.base import Encoder, Features, statistics_of, walk
+from zoo.encoders.listing import Info
+from zoo.errors import UserError
+
+
+class TimmPyramid(Encoder):
+    """A timm model under `features_only`; maps that come as NHWC (Swin) are turned."""
+
+    def __init__(self, net: nn.Module, info: Info, in_channels: int) -> None:
+        found: Any = net.feature_info  # type: ignore[assignment]
+        mean, std = statistics_of(_config(net, info))
+        strides = found.reduction()
+        super().__init__(
+            found.channels(),
+            strides,
+            in_channels=in_channels,
+            mean=mean,
+            std=std,
+            divisor=max(info.divisor, *strides),
+            minimum=info.minimum,
+        )
+        self.net = net
+        self._last = str(getattr(net, "output_fmt", None) or "NCHW").endswith("NHWC")
+
+    def extract(self, x: Tensor) -> Features:
+        maps = self.net(x)
+        if self._last:
+            maps = [m.permute(0, 3, 1, 2).contiguous() for m in maps]
+        return Features(tuple(maps))
+
+    def layers(self) -> Iterator[nn.Module]:
+        return walk(self.net)
+
+
+class TimmViT(Encoder):
+    """A plain vision transformer: `levels` maps from evenly spaced blocks, all with the patch as stride.
+
+    `norm`: whether the last norm is applied to every map (as DINOv2's intermediate layers do).
+    """
+
+    def __init__(self, net: nn.Module, info: Info, in_channels: int, *, levels: int = 4, norm: bool = True) -> None:
+        found: Any = net.feature_info
+        depth, patch = len(found), int(found[-1]["reduction"])
+        if not 1 <= levels <= depth:
+            raise UserError(f"encoder {info.name}: levels is {levels}. Expected 1 to {depth}, the number of blocks.")
+        mean, std = statistics_of(getattr(net, "pretrained_cfg", {}))
+        super().__init__(
+            [int(found[-1]["num_chs"])] * levels,
+            [patch] * levels,
+            in_channels=in_channels,
+            mean=mean,
+            std=std,
+            patch=patch,
+            divisor=max(info.divisor, patch),
+            minimum=info.minimum,
+        )
+        self.net = net
+        self.norm = norm
+        self.indices = [depth * (i + 1) // levels - 1 for i in range(levels)]
+        self.prefix_tokens = int(getattr(net, "num_prefix_tokens", 0))
+
+    def extract(self, x: Tensor) -> Features:
+        forward: Any = self.net.forward_intermediates
+        last, found = forward(x, indices=self.indices, norm=self.norm, return_prefix_tokens=self.prefix_tokens > 0)
+        if not self.prefix_tokens:
+            maps, prefix = tuple(found), ()
+        else:
+            maps, prefix = tuple(m for m, _ in found), tuple(p for _, p in found)
+        tokens = last[:, self.prefix_tokens :] if last.ndim == 3 else last.flatten(2).transpose(1, 2)
+        return Features(maps, tokens, prefix)
+
+    def layers(self) -> Iterator[nn.Module]:
+        return walk(self.net)
+
+
+def build(
+    info: Info,
+    in_channels: int,
+    tag: str | None,
+    tensors: Mapping[str, Tensor] | None,
+    arguments: Mapping[str, Any],
+) -> Encoder:
+    """Return a timm encoder; `tensors` are pretrained weights, `tag` the timm tag that they belong to."""
+    own = {k: v for k, v in arguments.items() if info.kind == "vit" and k in ("levels", "norm")}
+    given = {k: v for k, v in arguments.items() if k not in own}
+    known = {**info.build, "in_chans": in_channels, **given}
+    known |= {"features_only": True} if info.kind == "pyramid" else {"num_classes": 0}
+    name = f"{info.model}.{tag}" if tag else info.model
+    net = _create(name, info, known, tensors)
+    return TimmPyramid(net, info, in_channels) if info.kind == "pyramid" else TimmViT(net, info, in_channels, **own)
+
+
+def _create(name: str, info: Info, known: dict[str, Any], tensors: Mapping[str, Tensor] | None) -> nn.Module:
+    extra: dict[str, Any] = {}
+    if tensors is not None:
+        extra = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": dict(tensors), "custom_load": False}}
+    try:
+        net: nn.Module = timm.create_model(name, **known, **extra)
+    except TypeError as error:
+        raise UserError(f"encoder {info.name}: {error}. See: zoo show {info.name}") from None
+    except (AssertionError, NotImplementedError, ValueError) as error:
+        raise UserError(f"encoder {info.name}: timm refuses {_written(known)}: {error}") from None
+    for module in net.modules():  # do not keep a second copy of the weights
+        config = getattr(module, "pretrained_cfg", None)
+        if isinstance(config, dict):
+            config.pop("state_dict", None)
+    return net
+
+
+def _written(known: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k}={v!r}" for k, v in known.items() if k != "features_only")
+
+
+def _config(net: nn.Module, info: Info) -> dict[str, Any]:
+    """Return the pretrained configuration; wrappers that lost it get that of the list."""
+    config = getattr(net, "pretrained_cfg", None) or getattr(net, "default_cfg", None)
+    return dict(config) if isinstance(config, dict) else {"mean": info.mean, "std": info.std}
