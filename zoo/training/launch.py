@@ -1,0 +1,41 @@
+"""Devices and processes: Lightning Fabric, and nothing of it elsewhere but its collectives."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from typing import Any
+
+from zoo.errors import UserError, suggest
+
+
+def open_fabric(devices: int | str = 1, nodes: int = 1, strategy: str = "auto", accelerator: str = "auto") -> Any:
+    """Return Fabric for these devices, not yet launched. Raises `UserError`.
+
+    Our own gradients are synchronised by us (`zoo.training.context.synchronise`), so only strategies that keep a whole
+    module on each device will do.
+    """
+    if strategy not in ("auto", "ddp"):
+        raise UserError(
+            f'--strategy: "{strategy}" will not do: each device holds the whole model here. '
+            f"{suggest(strategy, ('auto', 'ddp'))}"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("lightning").setLevel(logging.WARNING)
+        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+        from lightning.fabric import Fabric
+
+        try:
+            return Fabric(
+                accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision="32-true"
+            )
+        except Exception as error:
+            first = str(error).splitlines()[0]
+            raise UserError(f"--devices {devices} --accelerator {accelerator}: {first} See: zoo train --help") from None
+
+
+def is_first() -> bool:
+    """Return whether this is the process that was started by hand, or the first of all; known before launching."""
+    return all(int(os.environ.get(name) or 0) == 0 for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID", "NODE_RANK"))

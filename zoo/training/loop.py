@@ -1,0 +1,419 @@
+"""The loop: stages, epochs, batches. Its clock is batches; all that a step depends on is in a checkpoint or follows
+from the clock."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.errors import DataError, Interrupted, UserError
+from zoo.families import build
+from zoo.families.base import Family
+from zoo.recipe import Recipe, Stage
+from zoo.training import checkpoint, log, setup
+from zoo.training.best import Best
+from zoo.training.context import StepContext, movers_of, step_seed
+from zoo.training.ema import Average
+from zoo.training.feed import Feed
+from zoo.training.folder import RunFolder
+from zoo.training.pictures import draw_panels
+from zoo.training.validate import Validation, lower_is_better, monitored
+from zoo.types import Batch
+
+ROWS = 50
+"""Batches between rows of metrics.csv within an epoch."""
+
+
+@dataclass
+class Clock:
+    """Where a run stands. `epoch` and `batch` count within the stage and the epoch; `epochs` and `batches` count from
+    the beginning of the run; `stage_batch` from the beginning of the stage."""
+
+    stage: int = 0
+    epoch: int = 0
+    batch: int = 0
+    stage_batch: int = 0
+    epochs: int = 0
+    batches: int = 0
+    done: bool = False
+
+
+class Stop:
+    """Whether the user wants to stop: SIGINT and SIGTERM are noted and obeyed after the batch; the second one is
+    obeyed at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Within the context the signals are noted; does nothing outside the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = {s: signal.getsignal(s) for s in signals}
+
+        def note(number: int, _frame: Any) -> None:
+            self.asked = True
+            signal.signal(number, before[signal.Signals(number)])
+
+        for s in signals:
+            signal.signal(s, note)
+        try:
+            yield
+        finally:
+            for s in signals:
+                signal.signal(s, before[s])
+
+
+class Run:
+    """One process of a run, from its first batch or its last checkpoint to the end."""
+
+    def __init__(
+        self,
+        fabric: Any,
+        recipe: Recipe,
+        folder: RunFolder,
+        family: Family,
+        *,
+        state: dict[str, Any] | None,
+        show: bool,
+    ) -> None:
+        self.fabric, self.recipe, self.folder, self.family = fabric, recipe, folder, family
+        self.device: torch.device = fabric.device
+        self.rank, self.world, self.first = fabric.global_rank, fabric.world_size, fabric.is_global_zero
+        self.progress = log.Progress(show and self.first)
+        self.clock = Clock(**state["clock"]) if state else Clock()
+        self.state = state
+        self.record = setup.record_of(recipe)
+        self.hash = recipe.content_hash()
+        self.stop = Stop()
+        self.free = [n for n, p in family.named_parameters() if p.requires_grad]
+        self.table = log.Table(folder.metrics, self.clock.batches if state else None) if self.first else None
+        self.loggers: list[Any] = []
+        self.seconds = time.monotonic()
+
+    # the run
+
+    def go(self) -> None:
+        """Train to the end. Raises `Interrupted` when the user stopped it and the state is saved."""
+        if self.clock.done:
+            self.progress.line(f"{self.folder.path}: the run is already finished")
+            return
+        if self.first:
+            names = tuple(dict.fromkeys(n for s in self.recipe.all_stages for n in s.train.loggers))
+            self.loggers = log.loggers(names, self.folder.path, self.recipe.name, self.recipe.values())
+        if self.state:
+            self.family.load_state_dict(self.state["family"])
+        self._broadcast()
+        with self.stop.listening():
+            stages = self.recipe.all_stages
+            while self.clock.stage < len(stages):
+                self._stage(stages[self.clock.stage])
+                self._next_stage(len(stages))
+        for logger in self.loggers:
+            logger.finalize("success")
+
+    def _next_stage(self, stages: int) -> None:
+        clock = self.clock
+        self.clock = Clock(stage=clock.stage + 1, epochs=clock.epochs, batches=clock.batches)
+        self.state = None
+        if self.clock.stage == stages:
+            self.clock.done = True
+            if self.first:
+                values = {"clock": asdict(self.clock), "world": self.world}
+                checkpoint.save(self.folder.last_checkpoint, values)
+        self._barrier()
+
+    def _broadcast(self) -> None:
+        if self.world > 1:
+            with torch.no_grad():
+                for value in (*self.family.parameters(), *self.family.buffers()):
+                    value.copy_(self.fabric.broadcast(value.detach(), src=0))
+
+    def _barrier(self) -> None:
+        if self.world > 1:
+            self.fabric.barrier()
+
+    # a stage
+
+    def _stage(self, stage: Stage) -> None:
+        work = StageWork(self, stage)
+        try:
+            if self.clock.batches == 0:
+                work.rehearse()
+            while not work.finished:
+                self._epoch(work)
+        finally:
+            work.close()
+        if work.average is not None:  # what is kept is what the next stage starts from
+            with torch.no_grad():
+                for name, parameter in self.family.named_parameters():
+                    parameter.copy_(work.average.values[name])
+
+    def _epoch(self, work: StageWork) -> None:
+        clock = self.clock
+        batches = work.feed.epoch(clock.epochs, clock.batch)
+        self.progress.start(clock.batch)
+        ended = False
+        while not ended:
+            try:
+                batch = next(batches)
+            except Exception as error:
+                self._gave_up(work, error)
+                raise
+            work.step(batch)
+            clock.batch, clock.stage_batch, clock.batches = clock.batch + 1, clock.stage_batch + 1, clock.batches + 1
+            if clock.batches % ROWS == 0:
+                work.row({})
+            stopping = self._together(work)
+            ended = clock.batch >= len(work.feed) or clock.stage_batch >= work.total
+            if ended:
+                work.end_epoch()
+            due = work.stage.train.checkpoint_every
+            if ended or stopping or (due and clock.batches % due == 0):
+                work.save()
+            if stopping:
+                raise Interrupted(self._how(f"stopped after batch {clock.batches}"))
+            title = f"{work.title} epoch {clock.epoch + 1}/{work.stage.train.epochs}"
+            self.progress.step(title, clock.batch, len(work.feed), work.terms.means())
+
+    def _together(self, work: StageWork) -> bool:
+        """Make running statistics the mean over ranks, and agree on whether to stop: one collective a batch."""
+        if self.world == 1:
+            return self.stop.asked
+        buffers = [b for b in self.family.buffers() if b.is_floating_point()]
+        asked = torch.tensor([float(self.stop.asked)], device=self.device)
+        flat = work.all_reduce(torch.cat([*(b.reshape(-1).float() for b in buffers), asked]))
+        start = 0
+        for buffer in buffers:
+            buffer.copy_(flat[start : start + buffer.numel()].view(buffer.shape))
+            start += buffer.numel()
+        return bool(flat[-1] > 0)
+
+    def _gave_up(self, work: StageWork, error: Exception) -> None:
+        """Save what there is when the data fail, and say how to go on below the error's own words."""
+        if self.world > 1:
+            return  # the other ranks are waiting elsewhere; the last checkpoint stands
+        work.save()
+        if self.stop.asked:
+            raise Interrupted(self._how(f"stopped after batch {self.clock.batches}")) from None
+        if isinstance(error, DataError | UserError):
+            raise type(error)(
+                f"{error}\n{self._how(f'The state after batch {self.clock.batches} is saved')}"
+            ) from error
+        error.add_note(self._how(f"The state after batch {self.clock.batches} is saved"))
+
+    def _how(self, what: str) -> str:
+        return f"{what}. Go on with: zoo train --resume {self.folder.path}"
+
+    def save_weights(self, path: Any, average: Average | None) -> None:
+        """Write the weights that are kept: the running average where there is one."""
+        if not self.first:
+            return
+        with average.swapped() if average else nullcontext():
+            build.save(
+                self.family,
+                path,
+                recipe=self.recipe.name,
+                recipe_hash=self.hash,
+                seed=str(self.recipe.seed),
+                trained_on=self.record.trained_on,
+                validated_on=self.record.validated_on,
+                started_from=self.record.started_from,
+            )
+
+
+class StageWork:
+    """A stage at work: its feed, players, average, validation; and how it is saved and taken up again."""
+
+    def __init__(self, run: Run, stage: Stage) -> None:
+        self.run, self.stage, self.clock = run, stage, run.clock
+        train, family, recipe = stage.train, run.family, run.recipe
+        self.title = stage.name if recipe.stages else recipe.name
+        resumed = run.state if run.state and run.state.get("context") else None
+        if train.weights and not resumed:
+            run.progress.line(setup.start_from(family, train.weights))
+        self.frozen = setup.Frozen(family, stage, run.free)
+        self.procedure = setup.procedure_of(family, train)
+        fp16 = train.precision == "16" and run.device.type == "cuda"
+        self.context = StepContext(
+            movers_of(family, self.procedure, train, fp16),
+            accumulate=train.accumulate,
+            all_reduce=self.all_reduce if run.world > 1 else None,
+        )
+        self.average = Average(family, train.ema) if train.ema else None
+        self.context.average = self.average
+        self.autocast = autocast_of(train.precision, run.device)
+        self.format = memory_format(family, train.channels_last)
+        data = stage.data or recipe.data
+        place: dict[str, Any] = {"seed": recipe.seed, "rank": run.rank, "world": run.world}
+        self.feed = Feed(data, family, device=run.device, **place)
+        self.total = train.epochs * len(self.feed)
+        if train.batches is not None:
+            self.total = min(self.total, train.batches)
+        self.validation = Validation(data.validate_, family, gather=self.gather, **place) if data.validate_ else None
+        self.best = Best(run.folder, train, lower_is_better(train.monitor, train.mode))
+        every = 1 if run.device.type == "cpu" else 16
+        self.terms = log.Terms(every, patience=20 if fp16 else 0)
+        self.rates: dict[str, float] = {}
+        if resumed:
+            self._load(resumed)
+
+    @property
+    def finished(self) -> bool:
+        return self.clock.stage_batch >= self.total or self.best.stopped
+
+    def close(self) -> None:
+        """End the loaders' workers."""
+        self.feed.close()
+        if self.validation:
+            self.validation.close()
+
+    # a batch
+
+    def step(self, batch: Batch) -> None:
+        """Do one step of training."""
+        clock, context = self.clock, self.context
+        self.rates = {n: m.set_rate(clock.stage_batch, self.total) for n, m in context.movers.items()}
+        self.run.family.train()
+        self.frozen.apply()
+        progress = clock.stage_batch / self.total
+        context.begin(clock.batches, progress, step_seed(self.run.recipe.seed, clock.batches, self.run.rank))
+        with self.autocast():
+            self.procedure.step(self.run.family, laid_out(batch, self.format), context)
+        context.flush(everything=clock.stage_batch + 1 == self.total)
+        self.terms.add(clock.batches, self.rates, context.terms)
+
+    def all_reduce(self, flat: Tensor) -> Tensor:
+        """Return the mean over ranks."""
+        mean: Tensor = self.run.fabric.all_reduce(flat, reduce_op="mean")
+        return mean
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every rank's value."""
+        if self.run.world == 1:
+            return [value]
+        found: list[Any] = [None] * self.run.world
+        torch.distributed.all_gather_object(found, value)
+        return found
+
+    # an epoch's end
+
+    def rehearse(self) -> None:
+        """Validate one batch before training, so that a mistake there is met now and not after an epoch."""
+        if self.validation is None:
+            return
+        values = self.validation.run(self.run.family, self.procedure, 0.0, autocast=self.autocast, most=1)
+        monitored(values, self.stage.train.monitor)
+
+    def end_epoch(self) -> None:
+        """Validate, draw, keep the best, write a row; then the clock stands at the beginning of the next epoch."""
+        clock, train = self.clock, self.stage.train
+        clock.epoch, clock.epochs, clock.batch = clock.epoch + 1, clock.epochs + 1, 0
+        last = clock.stage_batch >= self.total
+        values: dict[str, float] = {}
+        with self.average.swapped() if self.average else nullcontext():
+            if self.validation and (last or clock.epoch % train.validate_every == 0):
+                progress = clock.stage_batch / self.total
+                values = self.validation.run(self.run.family, self.procedure, progress, autocast=self.autocast)
+            wanted = train.pictures_every and (last or clock.epoch % train.pictures_every == 0)
+            if self.run.first and self.validation and wanted:
+                name = f"{self.title}-{clock.epoch:04d}.png" if self.run.recipe.stages else f"{clock.epoch:04d}.png"
+                draw_panels(self.run.family, self.validation, self.run.folder.pictures / name)
+        if values:
+            value = monitored(values, train.monitor)
+            for mover in self.context.movers.values():
+                mover.schedule.observe(value, self.best.lower)
+            for path in self.best.observe(value, clock.epochs):
+                self.run.save_weights(path, self.average)
+        self.row({f"validation/{name}": value for name, value in values.items()})
+        if self.best.stopped:
+            self.run.progress.line(f"stopped early: no better {train.monitor} in {self.best.waited} validations")
+
+    def row(self, values: dict[str, float]) -> None:
+        """Write a row of metrics.csv and tell the loggers."""
+        self.terms.read()
+        means, clock = self.terms.means(), self.clock
+        self.terms.clear()
+        numbers = {f"train/{k}": v for k, v in means.items()} | {f"rate/{k}": v for k, v in self.rates.items()} | values
+        if self.run.table is not None:
+            seconds = time.monotonic() - self.run.seconds
+            at = {"stage": self.stage.name, "epoch": clock.epoch, "batch": clock.batches, "seconds": round(seconds, 1)}
+            self.run.table.add({**at, **numbers})
+        for logger in self.run.loggers:
+            logger.log_metrics(numbers, step=clock.batches)
+        if values or clock.batch == 0:
+            shown = [f"{k} {v:.4g}" for k, v in {**means, **values}.items()]
+            self.run.progress.line(log.fit([f"{self.title} epoch {clock.epoch}/{self.stage.train.epochs}", *shown]))
+
+    # state
+
+    def save(self) -> None:
+        """Write last.safetensors and the checkpoint. Every rank calls this."""
+        self.terms.read()
+        context = self.context.state(self.gather)
+        if self.run.first:
+            self.run.save_weights(self.run.folder.last, self.average)
+            state = {
+                "clock": asdict(self.clock),
+                "world": self.run.world,
+                "family": self.run.family.state_dict(),
+                "context": context,
+                "average": None if self.average is None else self.average.state(),
+                "terms": self.terms.state(),
+                "best": self.best.state(),
+                "seconds": time.monotonic() - self.run.seconds,
+            }
+            checkpoint.save(self.run.folder.last_checkpoint, state)
+            self.best.tidy()
+        self.run._barrier()
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.context.load(state["context"], self.run.rank)
+        if self.average is not None:
+            self.average.load(state["average"])
+        self.terms.load(state["terms"])
+        self.best.load(state["best"])
+        self.run.seconds = time.monotonic() - state["seconds"]
+
+
+def autocast_of(precision: str, device: torch.device) -> Callable[[], Any]:
+    """Return what makes a context in which forward runs in a precision; half floats need CUDA, else bfloat16."""
+    if precision == "32":
+        return nullcontext
+    half = torch.float16 if precision == "16" and device.type == "cuda" else torch.bfloat16
+    return lambda: torch.autocast(device.type, dtype=half)
+
+
+def memory_format(family: Family, channels_last: bool) -> Any:
+    """Lay a module's weights out for convolutions and return the format of its images, or None."""
+    if not channels_last:
+        return None
+    flat = family.spec.axes == "CYX"
+    chosen = torch.channels_last if flat else torch.channels_last_3d
+    for module in family.modules():
+        wanted = torch.nn.Conv2d | torch.nn.ConvTranspose2d if flat else torch.nn.Conv3d | torch.nn.ConvTranspose3d
+        if isinstance(module, wanted):
+            module.to(memory_format=chosen)
+    return chosen
+
+
+def laid_out(batch: Batch, chosen: Any) -> Batch:
+    """Return a batch whose images lie in memory as `memory_format` said."""
+    if chosen is not None:
+        axes = 4 if chosen is torch.channels_last else 5
+        for _, part in batch.streams():
+            for name, value in part.inputs.items():
+                if value.ndim == axes:
+                    part.inputs[name] = value.contiguous(memory_format=chosen)
+    return batch

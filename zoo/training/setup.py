@@ -1,0 +1,131 @@
+"""From a recipe to what a run needs: resolved options, the module, where its weights start, what stands still."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from zoo import registry
+from zoo.cards import dataset_card
+from zoo.errors import UserError, suggest
+from zoo.families import build
+from zoo.families.base import Family, Procedure
+from zoo.recipe import Data, Recipe, Stage, Train
+from zoo.training import feed
+from zoo.training.context import reseed, step_seed
+from zoo.weights import store
+
+
+def all_data(recipe: Recipe) -> list[Data]:
+    """Return the data of every stage, each once."""
+    found: list[Data] = []
+    for stage in recipe.all_stages:
+        data = stage.data or recipe.data
+        if data not in found:
+            found.append(data)
+    return found
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """Return the recipe with every option filled in that the data decide. Raises `UserError`."""
+    cls, options = build.checked(recipe.family, recipe.model)
+    sources = [source for data in all_data(recipe) for source in feed.sources(data)]
+    names = list(dict.fromkeys(source.name for source in sources))
+    try:
+        options = cls.resolve(options, [dataset_card(name) for name in names])
+        options = cls.derive(options, feed.SomeSamples(sources))
+    except ValueError as error:
+        raise UserError(f"recipe {recipe.name}: model: {error}") from None
+    return recipe.model_copy(update={"model": options.model_dump(mode="json", by_alias=True)})
+
+
+def create(recipe: Recipe) -> Family:
+    """Return the untrained module of a resolved recipe; its initialisation is a function of the seed."""
+    cls, options = build.checked(recipe.family, recipe.model)
+    reseed(step_seed(recipe.seed, -1, 0))
+    return cls(options)
+
+
+def procedure_of(family: Family, train: Train) -> Procedure:
+    """Return how a stage trains. Raises `UserError` for an unknown procedure."""
+    if train.procedure is None:
+        return family.procedure()
+    made: Procedure = registry.get("procedure", train.procedure.name)(**train.procedure.arguments)
+    return made
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the file of weights says of its making."""
+
+    trained_on: list[dict[str, Any]]
+    validated_on: list[dict[str, Any]]
+    started_from: list[str]
+
+
+def record_of(recipe: Recipe) -> Record:
+    """Return what the weights of a recipe will have seen, that of the weights it starts from included."""
+    data = all_data(recipe)
+    trained = feed.seen([s for d in data for s in feed.sources(d)], training=True)
+    validated = feed.seen([s for d in data if d.validate_ for s in d.validate_.datasets], training=False)
+    names = [stage.train.weights for stage in recipe.all_stages if stage.train.weights]
+    for name in names:
+        trained += [t for t in seen_by(name) if t not in trained]
+    return Record(trained, validated, names)
+
+
+def seen_by(name: str) -> list[dict[str, Any]]:
+    """Return what weights have seen, from their card or from the file's metadata."""
+    found = store.find(name)
+    if found.card is not None:
+        return [t.model_dump(mode="json") for t in found.card.trained_on]
+    records: list[dict[str, Any]] = json.loads(store.read_tensors(found.path)[1].get("trained_on", "[]"))
+    return records
+
+
+def start_from(family: Family, name: str) -> str:
+    """Copy weights into a module, entry by entry, and return one line about what was and was not taken.
+
+    A head whose shape differs (other classes) starts anew. Raises `UserError` where less than half fits.
+    """
+    found = store.find(name)
+    tensors, _ = store.read_tensors(found.path)
+    own = family.state_dict()
+    fitting = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
+    if 2 * len(fitting) < len(own):
+        lines = store.difference(own, tensors)
+        raise UserError(
+            f"train.weights: {found.path}: only {len(fitting)} of the model's {len(own)} entries are in the file. "
+            "Expected weights of the same architecture.\n" + "\n".join(f"  {line}" for line in lines[:6])
+        )
+    family.load_state_dict(fitting, strict=False)
+    new = [k for k in own if k not in fitting]
+    shown = ", ".join(new[:3]) + (f" and {len(new) - 3} more" if len(new) > 3 else "")
+    return f"weights from {name}: {len(fitting)} entries" + (f"; new: {shown}" if new else "")
+
+
+class Frozen:
+    """Parts of a module that stand still during a stage: no gradients, and evaluation mode for their norms."""
+
+    def __init__(self, family: nn.Module, stage: Stage, free: Sequence[str]) -> None:
+        """`free`: names of the parameters that the family itself lets move. Raises `UserError` for a strange prefix."""
+        names = [name for name, _ in family.named_parameters()]
+        for prefix in stage.freeze:
+            if not any(name.startswith(prefix) for name in names):
+                tops = dict.fromkeys(name.split(".")[0] for name in names)
+                raise UserError(
+                    f'stages: {stage.name}: freeze: no parameter begins with "{prefix}". '
+                    f"{suggest(prefix, tops)}".strip()
+                )
+        for name, parameter in family.named_parameters():
+            parameter.requires_grad_(name in free and not name.startswith(stage.freeze))
+        self.modules = [m for n, m in family.named_modules() if n and stage.freeze and n.startswith(stage.freeze)]
+
+    def apply(self) -> None:
+        """Put what stands still into evaluation mode; call after `train()`."""
+        for module in self.modules:
+            module.eval()
