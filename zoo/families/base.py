@@ -228,8 +228,12 @@ class Family(nn.Module):
     # what it computes
 
     def prepare(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return inputs with `image` encoded as `spec.encoding` says: (B, C, ...) uint8 or float in, float out."""
-        return {**inputs, "image": encode(inputs["image"], self.spec.encoding)}
+        """Return inputs with `image` encoded as `spec.encoding` says: (B, C, ...) uint8 or float in, float out.
+
+        `range` among the inputs, (B, C, 2), holds percentiles already measured on the whole image of which these are
+        tiles.
+        """
+        return {**inputs, "image": encode(inputs["image"], self.spec.encoding, inputs.get("range"))}
 
     @abstractmethod
     def forward(self, inputs: Mapping[str, Tensor], taps: Sequence[str] = ()) -> Maps:
@@ -280,8 +284,11 @@ class Family(nn.Module):
         return next(self.parameters()).device
 
 
-def encode(image: Tensor, encoding: Encoding) -> Tensor:
-    """Return (B, C, ...) float32 as `encoding` says; uint8 counts as [0, 255], float as [0, 1] for "rgb8"."""
+def encode(image: Tensor, encoding: Encoding, limits: Tensor | None = None) -> Tensor:
+    """Return (B, C, ...) float32 as `encoding` says; uint8 counts as [0, 255], float as [0, 1] for "rgb8".
+
+    `limits`: (B, C, 2), what becomes 0 and 1 for "percentile"; None measures each image.
+    """
     if encoding.kind == "raw":
         return image.float()
     shape = (1, -1) + (1,) * (image.ndim - 2)
@@ -292,7 +299,10 @@ def encode(image: Tensor, encoding: Encoding) -> Tensor:
         return (unit - mean) / std
     flat = image.float().flatten(2)
     quantiles = torch.tensor([encoding.low / 100, encoding.high / 100], device=image.device)
-    low, high = torch.quantile(flat, quantiles, dim=2) if flat.shape[2] < 2**24 else _sampled(flat, quantiles)
+    if limits is not None:
+        low, high = limits.to(flat).unbind(2)
+    else:
+        low, high = torch.quantile(flat, quantiles, dim=2) if flat.shape[2] < 2**24 else _sampled(flat, quantiles)
     spread = (high - low).clamp_min(1e-6)
     ones = shape[2:]
     scaled: Tensor = (image.float() - low.view(*low.shape, *ones)) / spread.view(*spread.shape, *ones)

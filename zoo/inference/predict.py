@@ -1,0 +1,225 @@
+"""Prediction of one picture of any size: cut, encoded, inferred, activated, blended, decoded.
+
+A family whose decoding is pixelwise (`spec.local`) is decoded band by band, so that a large picture needs the memory of
+one row of tiles; every other is decoded whole, or in blocks where the picture is large (`zoo.inference.blocks`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zoo.errors import UserError, suggest
+from zoo.families.base import Family, Maps
+from zoo.inference import blocks
+from zoo.inference.blocks import Part, planes_of
+from zoo.inference.resample import Resampling
+from zoo.inference.source import ModelGrid, Mpp, Source, model_shape, of_array, scale_of, value_range
+from zoo.inference.stitch import Band, Runner, stitched
+from zoo.inference.windows import Plan, plan
+from zoo.types import Geometry, InstancesPrediction, Prediction
+
+WHOLE = 2**24
+"""Pixels on the model's grid up to which a picture is decoded in one piece."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to predict. `tile`, `overlap`: model pixels, None = the family's; `batch`: tiles at once; `whole`: pixels up to
+    which non-local decoding takes the picture in one piece; `infer` and `decode`: the family's own options."""
+
+    mpp: Mpp = None
+    tile: int | None = None
+    overlap: int | None = None
+    batch: int = 8
+    seed: int = 0
+    whole: int = WHOLE
+    infer: Mapping[str, Any] = field(default_factory=dict)
+    decode: Mapping[str, Any] = field(default_factory=dict)
+
+
+def settings_for(family: Family, options: Mapping[str, Any], **known: Any) -> Settings:
+    """Return checked settings; each of `options` goes to the family's `decode` or `infer`, whichever takes it.
+
+    Raises `UserError` for an option that neither takes, and for numbers that cannot be.
+    """
+    settings = Settings(**known)
+    if settings.batch < 1:
+        raise UserError(f"batch: {settings.batch} tiles at once will not do. Expected 1 or more.")
+    for name, value, least in (("tile", settings.tile, 1), ("overlap", settings.overlap, 0)):
+        if value is not None and value < least:
+            raise UserError(f"{name}: {value} pixels will not do. Expected {least} or more.")
+    taken = {name: _keywords(getattr(family, name)) for name in ("decode", "infer")}
+    sorted_out: dict[str, dict[str, Any]] = {"decode": {}, "infer": {}}
+    for name, value in options.items():
+        place = next((place for place, words in taken.items() if name in words), None)
+        if place is None:
+            words = [*taken["decode"], *taken["infer"], "mpp", "tile", "overlap", "batch", "seed"]
+            raise UserError(f'predict: unknown option "{name}". {suggest(name, words)}'.strip())
+        sorted_out[place][name] = value
+    return replace(settings, **sorted_out)
+
+
+def _keywords(method: Any) -> list[str]:
+    """Return the names of a method's options beyond those of the interface."""
+    parameters = inspect.signature(method).parameters.values()
+    return [
+        p.name
+        for p in parameters
+        if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in ("maps", "geometry", "inputs", "rng")
+    ]
+
+
+def predict_array(
+    family: Family,
+    image: NDArray[Any],
+    *,
+    mpp: Mpp = None,
+    tile: int | None = None,
+    overlap: int | None = None,
+    batch: int = 8,
+    seed: int = 0,
+    **options: Any,
+) -> dict[str, Prediction]:
+    """Return output name -> prediction, in pixels of the image, for one image of any size.
+
+    `image`: (H, W, 3) or (H, W) uint8, or (H, W, C) with the channels of `family.spec`. `mpp`: its um per pixel, which a
+    model with a resolution needs; "native" takes the pixels as they are. `tile`, `overlap`: side of a tile and pixels that
+    neighbours share, in model pixels. `seed` fixes what a sampler draws; each tile draws its own, so that the result
+    does not depend on `batch`. `options`: the family's own. Raises `UserError`.
+    """
+    settings = settings_for(family, options, mpp=mpp, tile=tile, overlap=overlap, batch=batch, seed=seed)
+    source = of_array(image, family.spec)
+    return assemble(predict_source(family, source, settings), source.shape)
+
+
+def assemble(parts: Iterator[Part], shape: tuple[int, int]) -> dict[str, Prediction]:
+    """Return the predictions of a picture of `shape` from its parts."""
+    found: dict[str, Prediction] = {}
+    for part in parts:
+        if part.whole:
+            return part.predictions
+        for name, prediction in part.predictions.items():
+            planes = planes_of(prediction)
+            if name not in found:
+                empty = {key: np.empty((*plane.shape[:-2], *shape), plane.dtype) for key, plane in planes}
+                found[name] = replace(prediction, **empty)  # type: ignore[arg-type]
+            for (_, into), (_, plane) in zip(planes_of(found[name]), planes, strict=True):
+                into[..., part.begin : part.begin + plane.shape[-2], :] = plane
+        for name, table in part.tables.items():
+            provisional = found[name]
+            assert isinstance(provisional, InstancesPrediction)
+            labels = table.final[provisional.map]
+            found[name] = replace(provisional, map=labels, class_index=table.class_index, scores=table.scores)
+    return found
+
+
+@torch.inference_mode()
+def predict_source(family: Family, source: Source, settings: Settings) -> Iterator[Part]:
+    """Yield the predictions of a picture from top to bottom, in as many parts as memory asks for.
+
+    The family is in evaluation mode while this runs, and as it was afterwards.
+    """
+    training = [module for module in family.modules() if module.training]
+    family.eval()
+    try:
+        yield from _parts(family, source, settings)
+    finally:
+        for module in training:
+            module.training = True
+
+
+def tile_plan(family: Family, shape: tuple[int, int], settings: Settings) -> Plan:
+    """Return the tiles of a picture of `shape` on the model's grid."""
+    spec = family.spec
+    tile = settings.tile or spec.tile
+    if spec.stitch == "latents":
+        tile = max(*shape, tile)  # the family itself stitches, step by step
+    overlap = min(spec.margin, tile // 2) if settings.overlap is None else settings.overlap
+    return plan(shape, tile, overlap, spec.divisor, spec.margin)
+
+
+def _parts(family: Family, source: Source, settings: Settings) -> Iterator[Part]:
+    spec = family.spec
+    if spec.axes != "CYX":
+        raise UserError(
+            f"{family.name}: a model of {spec.axes} volumes does not predict pictures. Choose another model."
+        )
+    shape = model_shape(source.shape, scale_of(spec, source.mpp, settings.mpp, source.name))
+    tiles = tile_plan(family, shape, settings)
+    limits = None
+    if spec.encoding.kind == "percentile":
+        limits = torch.from_numpy(value_range(source, spec.encoding.low, spec.encoding.high))
+    runner = Runner(family, settings.seed, settings.infer, limits)
+    grid = ModelGrid(source, shape, tiles.columns.padded)
+    out = (round(shape[0] * spec.scale), round(shape[1] * spec.scale))
+    if spec.stitch == "objects" and tiles.count > 1:
+        yield from blocks.tiles(family, runner, grid, tiles, source.shape, settings.batch, settings.decode)
+        return
+    bands = stitched(runner, grid, tiles, settings.batch, spec.scale)
+    if is_local(family):
+        yield from _local(family, bands, out, source.shape, settings)
+    elif out[0] * out[1] <= settings.whole:
+        yield _whole(family, bands, out, source.shape, settings)
+    else:
+        yield from blocks.large(family, bands, out, source.shape, settings.decode)
+
+
+def is_local(family: Family) -> bool:
+    """Return whether a family's predictions can be decoded band by band."""
+    kinds = {output.kind for output in family.spec.outputs.values()}
+    return family.spec.local and kinds <= {"semantic", "picture"}
+
+
+def _whole(
+    family: Family, bands: Iterator[Band], out: tuple[int, int], shape: tuple[int, int], settings: Settings
+) -> Part:
+    maps: Maps = {}
+    for band in bands:
+        for name, values in band.maps.items():
+            if name not in maps:
+                maps[name] = values.new_empty((1, values.shape[1], *out))
+            maps[name][:, :, band.begin : band.end] = values
+    geometry = Geometry(shape, (out[0] / shape[0], out[1] / shape[1]))
+    return Part(0, family.decode(maps, [geometry], **settings.decode)[0], True)
+
+
+def _local(
+    family: Family, bands: Iterator[Band], out: tuple[int, int], shape: tuple[int, int], settings: Settings
+) -> Iterator[Part]:
+    """Decode band by band, on the source's grid: pixelwise decoding commutes with where the bands end."""
+    rows, columns = Resampling(out[0], shape[0]), Resampling(out[1], shape[1])
+    kept: Maps = {}
+    first = done = 0
+    for band in bands:
+        if rows.identity and columns.identity:
+            begin, end, maps = band.begin, band.end, band.maps
+        else:
+            kept = {n: torch.cat([kept[n], v], 2) if kept else v.clone() for n, v in band.maps.items()}
+            begin, end = done, rows.ready(band.end)
+            if end == begin:
+                continue
+            low, high = rows.needs(begin, end)
+            maps = {
+                name: _resampled(values[:, :, low - first : high - first], rows, columns, (begin, end), low)
+                for name, values in kept.items()
+            }
+            keep = rows.needs(end, end + 1)[0] if end < shape[0] else band.end
+            kept = {name: values[:, :, keep - first :] for name, values in kept.items()}
+            first, done = keep, end
+        geometry = Geometry((end - begin, shape[1]))
+        decoded = family.decode(maps, [geometry], **settings.decode)[0]
+        yield Part(begin, decoded, end - begin == shape[0])
+
+
+def _resampled(
+    values: torch.Tensor, rows: Resampling, columns: Resampling, window: tuple[int, int], first: int
+) -> torch.Tensor:
+    array = rows.apply(values.cpu().numpy(), 2, *window, first)
+    return torch.from_numpy(columns.apply(array, 3, 0, columns.new, 0)).to(values.device)
