@@ -1,0 +1,58 @@
+"""Matching of boxes: by hand and by its invariants."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from zoo.metrics import boxes
+
+
+def make(*rows: tuple[float, ...], classes: tuple[int, ...] | None = None, **more: object) -> boxes.Boxes:
+    xyxy = np.array(rows, np.float32).reshape(-1, 4)
+    return boxes.Boxes(xyxy, np.array(classes or [0] * len(rows), np.int64), **more)  # type: ignore[arg-type]
+
+
+def test_a_box_of_half_the_size_matches_at_the_threshold() -> None:
+    counts = boxes.matching(make((0, 0, 2, 4)), make((0, 0, 4, 4)))
+    assert counts == boxes.Counts(1, 0, 0)
+    assert boxes.matching(make((0, 0, 2, 4)), make((0, 0, 4, 4)), 0.51) == boxes.Counts(0, 1, 1)
+
+
+def test_the_higher_score_chooses_first() -> None:
+    truth = make((0, 0, 10, 10))
+    prediction = make((0, 0, 10, 10), (0, 0, 10, 9), scores=np.array([0.3, 0.9]))
+    assert boxes.matching(prediction, truth) == boxes.Counts(1, 1, 0)
+    two = make((0, 0, 10, 10), (0, 1, 10, 10))
+    assert boxes.matching(prediction, two) == boxes.Counts(2, 0, 0)
+
+
+def test_classes_must_agree_and_a_crowd_swallows() -> None:
+    assert boxes.matching(make((0, 0, 4, 4)), make((0, 0, 4, 4), classes=(1,))) == boxes.Counts(0, 1, 1)
+    crowd = make((0, 0, 100, 100), crowd=np.array([True]))
+    assert boxes.matching(make((5, 5, 9, 9), (90, 90, 120, 120)), crowd) == boxes.Counts(0, 1, 0)
+
+
+def test_intersections_equal_counted_pixels() -> None:
+    rng = np.random.default_rng(0)
+    corners = np.sort(rng.integers(0, 12, (2, 6, 2, 2)), axis=2)
+    one, other = corners.reshape(2, 6, 4)
+    shared, iou = boxes.pairwise(one, other)
+    for i, a in enumerate(one):
+        for j, b in enumerate(other):
+            masks = []
+            for x0, y0, x1, y1 in (a, b):
+                mask = np.zeros((12, 12), bool)
+                mask[y0:y1, x0:x1] = True
+                masks.append(mask)
+            both, either = (masks[0] & masks[1]).sum(), (masks[0] | masks[1]).sum()
+            assert shared[i, j] == both
+            assert iou[i, j] == pytest.approx(both / either if either else 0)
+
+
+def test_f1_and_nothing_at_all() -> None:
+    assert boxes.box_f1(boxes.Counts(3, 1, 2)) == pytest.approx(6 / 9)
+    assert math.isnan(boxes.box_f1(boxes.matching(make(), make())))
+    assert boxes.box_f1(boxes.matching(make(), make((0, 0, 1, 1)))) == 0

@@ -1,0 +1,105 @@
+"""Metrics of pictures: how near a predicted picture is to the true one of the same field.
+
+Conventions, for every function here: channels weigh the same, whatever their spread; only valid pixels count; nothing
+valid, or nothing that varies where variation is what is measured, gives nan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_WINDOW = 11  # SSIM's Gaussian window: sigma 1.5 cut at 3.5 sigma
+_SIGMA = 1.5
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two pictures of one field: `prediction`, `truth` (C, H, W) float64; `valid` (H, W) bool; `spread`: the largest
+    difference that two values can have (255 for 8-bit pictures)."""
+
+    prediction: NDArray[np.float64]
+    truth: NDArray[np.float64]
+    valid: NDArray[np.bool_]
+    spread: float
+
+
+def pair(prediction: Any, truth: Any, valid: Any = None, spread: float | None = None) -> Pair:
+    """Return two pictures made ready for the metrics.
+
+    `prediction`, `truth`: (C, H, W) of one shape, in the same encoding; `valid`: (H, W) bool, None for everywhere;
+    `spread`: None takes the range of an integer dtype, or the truth's maximum minus minimum for floats. Raises
+    `ValueError` for differing shapes.
+    """
+    predicted, true = np.asarray(prediction), np.asarray(truth)
+    if predicted.shape != true.shape or true.ndim != 3:
+        raise ValueError(f"prediction {predicted.shape} and truth {true.shape} are not two (C, H, W) of one shape")
+    if spread is None:
+        if np.issubdtype(true.dtype, np.integer):
+            spread = float(np.iinfo(true.dtype).max)
+        else:
+            spread = float(np.ptp(true)) if true.size else 0.0
+    mask = np.ones(true.shape[1:], bool) if valid is None else np.asarray(valid, bool)
+    return Pair(predicted.astype(np.float64), true.astype(np.float64), mask, spread)
+
+
+def psnr(both: Pair) -> float:
+    """Return the peak signal-to-noise ratio in dB, 10 log10(spread² / MSE), over channels and pixels.
+
+    Equal pictures give infinity.
+    """
+    if not both.valid.any():
+        return float("nan")
+    error = float(np.mean((both.prediction[:, both.valid] - both.truth[:, both.valid]) ** 2))
+    with np.errstate(divide="ignore"):
+        return float(10 * np.log10(np.float64(both.spread**2) / error)) if error else float("inf")
+
+
+def ssim(both: Pair) -> float:
+    """Return the structural similarity, in [-1, 1] (Wang et al., IEEE TIP 2004).
+
+    Gaussian window of sigma 1.5 (11 pixels), K1 0.01, K2 0.03, population covariance, a channel at a time, averaged
+    over pixels whose window lies inside the picture and whose centre is valid. Pictures under 11 pixels give nan.
+    """
+    from skimage.metrics import structural_similarity
+
+    inner = slice(_WINDOW // 2, -(_WINDOW // 2))
+    counted = both.valid[inner, inner]
+    if min(both.truth.shape[1:]) < _WINDOW or not counted.any() or not both.spread:
+        return float("nan")
+    values = []
+    for predicted, true in zip(both.prediction, both.truth, strict=True):
+        _, each = structural_similarity(
+            predicted,
+            true,
+            data_range=both.spread,
+            gaussian_weights=True,
+            sigma=_SIGMA,
+            use_sample_covariance=False,
+            full=True,
+        )
+        values.append(float(each[inner, inner][counted].mean()))
+    return float(np.mean(values))
+
+
+def pearson_per_channel(both: Pair) -> NDArray[np.float64]:
+    """Return Pearson's correlation over pixels, a channel: (C,) float64, nan where a picture is constant."""
+    found = np.full(len(both.truth), np.nan)
+    if not both.valid.any():
+        return found
+    for c, (predicted, true) in enumerate(zip(both.prediction, both.truth, strict=True)):
+        x, y = (plane[both.valid] - plane[both.valid].mean() for plane in (predicted, true))
+        under = float(np.sqrt((x @ x) * (y @ y)))
+        if under > 1e-12 * max(1.0, both.spread**2):
+            found[c] = float(x @ y) / under
+    return found
+
+
+def pearson(both: Pair) -> float:
+    """Return Pearson's correlation averaged over the channels that vary; nan where none does."""
+    values = pearson_per_channel(both)
+    kept = values[~np.isnan(values)]
+    return float(kept.mean()) if kept.size else float("nan")
