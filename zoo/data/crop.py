@@ -41,7 +41,7 @@ def _window(start: Sequence[int], size: Sequence[int]) -> tuple[Any, ...]:
 
 
 def _labels(labels: NDArray[Any], start: Sequence[int], size: Sequence[int], fill: Any) -> NDArray[Any]:
-    cut = labels[_window(start, size)]
+    cut: NDArray[Any] = labels[_window(start, size)]
     missing = [n - have for n, have in zip(size, cut.shape[cut.ndim - len(size) :], strict=True)]
     if not any(missing):
         return cut

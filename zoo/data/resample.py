@@ -53,15 +53,16 @@ def image(array: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
     """
     if array.shape[1:] == tuple(shape):
         return array
+    found: NDArray[Any]
     if array.ndim == 3:
         found = np.stack([_plane(plane, shape) for plane in array])
     else:
         found = np.stack([_depth(np.stack([_plane(p, shape[1:]) for p in volume]), shape[0]) for volume in array])
     if found.dtype == array.dtype:
-        return np.asarray(found)
+        return found
     if np.issubdtype(array.dtype, np.integer):
         bounds = np.iinfo(array.dtype)
-        return np.clip(np.rint(found), bounds.min, bounds.max).astype(array.dtype)
+        found = np.clip(np.rint(found), bounds.min, bounds.max)
     return found.astype(array.dtype)
 
 

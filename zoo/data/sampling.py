@@ -148,11 +148,7 @@ def places(sample: Sample, focus: tuple[str, int]) -> NDArray[np.intp]:
     if focus == FOREGROUND:
         maps: list[NDArray[Any]] = [t.map for t in sample.truth.values() if isinstance(t, Instances)]
         if not maps:
-            maps = [
-                t.map.any(0) if t.multilabel else (t.map != 0) & (t.map != (0 if t.ignore is None else t.ignore))
-                for t in sample.truth.values()
-                if isinstance(t, Semantic)
-            ]
+            maps = [_something(t) for t in sample.truth.values() if isinstance(t, Semantic)]
         return np.flatnonzero(maps[0]) if maps else np.empty(0, np.intp)
     truth = sample.truth.get(key)
     if isinstance(truth, Semantic):
@@ -162,6 +158,12 @@ def places(sample: Sample, focus: tuple[str, int]) -> NDArray[np.intp]:
             return np.flatnonzero(truth.map)
         return np.flatnonzero(np.isin(truth.map, _ids(truth.classes, index)))
     return np.empty(0, np.intp)
+
+
+def _something(truth: Semantic) -> NDArray[Any]:
+    if truth.multilabel:
+        return np.asarray(truth.map.any(0))
+    return np.asarray((truth.map != 0) & (truth.map != (0 if truth.ignore is None else truth.ignore)))
 
 
 def _ids(classes: Mapping[int, int], index: int) -> list[int]:

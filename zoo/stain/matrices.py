@@ -23,7 +23,8 @@ DAB = (0.268, 0.570, 0.776)
 def stain_matrix(*stains: Sequence[float]) -> Array:
     """Return the (S, 3) float32 matrix of some stains, each of length 1."""
     rows = np.asarray(stains, np.float64)
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    unit: Array = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 HED = stain_matrix(HAEMATOXYLIN, EOSIN, DAB)
@@ -39,7 +40,8 @@ def absorbance(rgb: NDArray[Any], white: float = 255.0) -> Array:
 def intensity(absorbed: NDArray[Any], white: float = 255.0) -> NDArray[np.uint8]:
     """Return the uint8 values of an absorbance; the inverse of `absorbance` up to rounding."""
     value = np.exp(-absorbed, dtype=np.float32) * np.float32(white + 1) - np.float32(0.5)
-    return np.clip(value, 0, 255).astype(np.uint8)
+    found: NDArray[np.uint8] = np.clip(value, 0, 255).astype(np.uint8)
+    return found
 
 
 def jitter_matrix(scale: NDArray[Any], stains: Array = HED) -> Array:

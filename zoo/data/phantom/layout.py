@@ -151,19 +151,19 @@ def _largest(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
     if count <= 2:
         return mask
-    return (labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))).astype(np.uint8)
+    return np.asarray(labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA])), np.uint8)
 
 
 def _lumina(rng: np.random.Generator, depth: Field, glands: NDArray[np.int32], um: float) -> NDArray[np.int32]:
     """Return cavities: what lies deeper in a gland than its epithelium is thick."""
     thick = rng.normal(15, 2, int(glands.max()) + 1).clip(10.5, 21).astype(np.float32)
-    wavy = np.float32(1.6) * smooth(rng, depth.shape, 9 / um)  # type: ignore[arg-type]
+    wavy = np.float32(1.6) * smooth(rng, (depth.shape[0], depth.shape[1]), 9 / um)
     hollow = ((depth > thick[glands] + wavy) & (glands > 0)).astype(np.uint8)
     hollow = cv2.morphologyEx(hollow, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     _, labels, stats, _ = cv2.connectedComponentsWithStats(hollow, connectivity=4)
     keep = stats[:, cv2.CC_STAT_AREA] * um * um >= _LUMEN
     keep[0] = False
-    return (np.cumsum(keep) * keep).astype(np.int32)[labels]
+    return np.asarray((np.cumsum(keep) * keep)[labels], np.int32)
 
 
 def _fibres(rng: np.random.Generator, outside: Field, um: float) -> Field:
@@ -176,7 +176,7 @@ def _fibres(rng: np.random.Generator, outside: Field, um: float) -> Field:
     near = np.exp(-outside / np.float32(14))
     x = near * np.cos(2 * tangent) + (1 - near) * np.cos(2 * free)
     y = near * np.sin(2 * tangent) + (1 - near) * np.sin(2 * free)
-    return (np.arctan2(y, x) / 2).astype(np.float32)
+    return np.asarray(np.arctan2(y, x) / 2, np.float32)
 
 
 # --- nuclei -----------------------------------------------------------------------------------------------------------

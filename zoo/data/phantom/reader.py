@@ -65,7 +65,7 @@ class PhantomReader:
         unknown = sorted(set(card.truths) - {"nuclei", "glands", "lumina", "tissue"})
         if unknown:
             raise UserError(
-                f"{card.name}: truths.{unknown[0]}: a phantom does not know it. Expected nuclei, glands, lumina, tissue."
+                f"{card.name}: truths.{unknown[0]}: no phantom knows it. Expected nuclei, glands, lumina, tissue."
             )
         self.card, self.arguments = card, arguments
 

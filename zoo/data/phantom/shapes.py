@@ -33,7 +33,8 @@ def outline(rng: np.random.Generator, rough: NDArray[Any], lowest: int = 2, high
     strengths = rng.normal(0, 1, (len(rough), len(orders), 1)) / orders[None, :, None]
     angles = np.linspace(0, 2 * np.pi, _ANGLES, endpoint=False)
     waves = strengths * np.cos(orders[None, :, None] * angles + phases)
-    return (1 + np.clip(waves.sum(1) * np.asarray(rough)[:, None], -0.35, 0.35)).astype(np.float32)
+    factors = 1 + np.clip(waves.sum(1) * np.asarray(rough)[:, None], -0.35, 0.35)
+    return np.asarray(factors, np.float32)
 
 
 def draw(rng: np.random.Generator, blobs: Blobs) -> tuple[NDArray[np.float32], NDArray[np.intp], NDArray[np.intp]]:
