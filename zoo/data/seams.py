@@ -71,14 +71,16 @@ def touching(edges: Mapping[str, Edges]) -> list[Seam]:
 
 def _pairs(names: list[str], last: F32, first: F32, side: str) -> list[Seam]:
     """`last`, `first`: (N, 2, L), the ending and the starting edges of N images."""
-    correlation = _unit(last[:, 0]) @ _unit(first[:, 0]).T
-    np.fill_diagonal(correlation, 0)
+    ends, starts = _unit(last[:, 0]), _unit(first[:, 0])
     seams = []
-    for a, b in np.argwhere(correlation > CORRELATION):
-        across = np.abs(last[a, 0] - first[b, 0]).mean()
-        inside = np.abs(last[a, 0] - last[a, 1]).mean() + 0.5
-        if across < STEP * inside:
-            seams.append(Seam(names[a], names[b], side, round(float(correlation[a, b]), 4)))
+    for offset in range(0, len(names), 1024):
+        correlation = ends[offset : offset + 1024] @ starts.T
+        for row, b in np.argwhere(correlation > CORRELATION):
+            a = offset + row
+            across = np.abs(last[a, 0] - first[b, 0]).mean()
+            inside = np.abs(last[a, 0] - last[a, 1]).mean() + 0.5
+            if a != b and across < STEP * inside:
+                seams.append(Seam(names[a], names[b], side, round(float(correlation[row, b]), 4)))
     return seams
 
 

@@ -22,6 +22,8 @@ class WbcArguments(Schema):
     """Which of the published folders: 1 or 2."""
     center: str | None = None
     """Where the images were taken."""
+    same: tuple[tuple[str, ...], ...] = ()
+    """Images that show the same cell: they are one group."""
 
 
 class WbcReader(FolderReader):
@@ -36,6 +38,7 @@ class WbcReader(FolderReader):
         images = sorted(part.glob("*.bmp")) if part.is_dir() else []
         if not images:
             raise UserError(f"{self.card.name}: {part} holds no image 001.bmp. Unpack the published repository there.")
+        group_of = {item: f"same-as-{items[0]}" for items in self.arguments.same for item in items}
         entries = []
         for path in images:
             files = {"image": path}
@@ -43,7 +46,7 @@ class WbcReader(FolderReader):
                 files["cell"] = path.with_suffix(".png")
             number = path.stem.lstrip("0")
             extra = {"label": types[number]} if number in types else {}
-            entries.append(Entry(path.stem, None, self.arguments.center, None, files, extra))
+            entries.append(Entry(path.stem, group_of.get(path.stem), self.arguments.center, None, files, extra))
         return entries
 
     def _types(self) -> dict[str, int]:
