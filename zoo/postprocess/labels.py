@@ -37,7 +37,8 @@ def _keep(labels: NDArray[Any], kept: NDArray[np.bool_]) -> Labels:
     kept = kept.copy()
     kept[0] = False
     table = np.where(kept, np.cumsum(kept), 0).astype(np.int32)
-    return table[labels]
+    kept_labels: Labels = table[labels]
+    return kept_labels
 
 
 def remove_small(labels: NDArray[Any], min_size: float) -> Labels:
@@ -167,7 +168,7 @@ def merge_blocks(blocks: Sequence[Block], shape: tuple[int, int], overlap: float
 
     for i, first in enumerate(blocks):
         for j in range(i + 1, len(blocks)):
-            for a, b in _same(first, blocks[j], overlap):
+            for a, b in same_objects(first, blocks[j], overlap):
                 one, two = root(int(a + offsets[i])), root(int(b + offsets[j]))
                 parent[max(one, two)] = min(one, two)
     out = np.zeros(shape, np.int32)
@@ -196,8 +197,8 @@ def _depth(block: Block, shape: tuple[int, int]) -> NDArray[np.int32]:
     return found
 
 
-def _same(a: Block, b: Block, overlap: float) -> Iterable[tuple[int, int]]:
-    """Yield the pairs of ids of two blocks that are one object."""
+def same_objects(a: Block, b: Block, overlap: float) -> Iterable[tuple[int, int]]:
+    """Yield the pairs of ids of two blocks that are one object (see `merge_blocks`)."""
     top, left = max(a.row, b.row), max(a.column, b.column)
     bottom = min(a.row + a.labels.shape[0], b.row + b.labels.shape[0])
     right = min(a.column + a.labels.shape[1], b.column + b.labels.shape[1])
