@@ -109,7 +109,7 @@ def _from_instances(
         if class_index is not None:
             target = found.get(truth_classes[class_index - 1])
             table[label] = IGNORE if target is None else target
-    mapped = table[truth.map]
+    mapped: NDArray[np.uint8] = table[truth.map]
     if truth.ignore is not None:
         mapped[truth.ignore] = IGNORE
     return mapped

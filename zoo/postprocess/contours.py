@@ -49,18 +49,17 @@ def mask_polygons(mask: NDArray[Any], offset: tuple[int, int] = (0, 0)) -> list[
 
 def _walk(mask: NDArray[np.bool_]) -> list[Ring]:
     """Return closed rings of unit steps along the mask's edges, the inside on the right hand (y points down)."""
-    padded = np.pad(mask, 1)
+    inside = np.pad(mask, 1)
     edges: dict[tuple[int, int], list[tuple[int, int]]] = {}
-
-    def add(rows: NDArray[Any], columns: NDArray[Any], start: tuple[int, int], end: tuple[int, int]) -> None:
+    for axis, shift, (x0, y0), (x1, y1) in (
+        (0, 1, (0, 0), (1, 0)),  # top edge, eastwards
+        (1, -1, (1, 0), (1, 1)),  # right edge, southwards
+        (0, -1, (1, 1), (0, 1)),  # bottom edge, westwards
+        (1, 1, (0, 1), (0, 0)),  # left edge, northwards
+    ):
+        rows, columns = np.nonzero(inside & ~np.roll(inside, shift, axis))
         for i, j in zip((rows - 1).tolist(), (columns - 1).tolist(), strict=True):
-            edges.setdefault((j + start[0], i + start[1]), []).append((j + end[0], i + end[1]))
-
-    inside = padded
-    add(*np.nonzero(inside & ~np.roll(padded, 1, 0)), (0, 0), (1, 0))  # top edge, eastwards
-    add(*np.nonzero(inside & ~np.roll(padded, -1, 1)), (1, 0), (1, 1))  # right edge, southwards
-    add(*np.nonzero(inside & ~np.roll(padded, -1, 0)), (1, 1), (0, 1))  # bottom edge, westwards
-    add(*np.nonzero(inside & ~np.roll(padded, 1, 1)), (0, 1), (0, 0))  # left edge, northwards
+            edges.setdefault((j + x0, i + y0), []).append((j + x1, i + y1))
     rings = []
     while edges:
         start = next(iter(edges))

@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo import postprocess
-from zoo.families.unet.options import Objects, Options
+from zoo.families.unet.options import Objects, UNetOptions
 from zoo.types import Geometry, InstancesPrediction, Prediction, SemanticPrediction
 
 Planes = NDArray[np.float32]
 
 
 def decode(
-    planes: Tensor, geometry: Geometry, options: Options, classes: tuple[str, ...], mode: str
+    planes: Tensor, geometry: Geometry, options: UNetOptions, classes: tuple[str, ...], mode: str
 ) -> dict[str, Prediction]:
     """Return the predictions of one image from its activated (K, h, w) planes on the model's grid."""
     probability: Planes = postprocess.to_source(planes, geometry).numpy()

@@ -12,13 +12,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo import registry
+from zoo.nn.blocks import Norm, norm_layer
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Plan:
     """
 
     strides: tuple[int, ...]
-    build: Callable[[int, Sequence[int]], nn.Module]
+    build: Callable[[int, Sequence[int]], Any]
     channels: int
     stride: int
     kernel: int = 1
@@ -48,7 +49,7 @@ UNET_WIDTHS = (256, 128, 64, 32, 16)
 def unet(*, channels: Widths = UNET_WIDTHS, attention: bool = False, interpolation: str = "nearest") -> Plan:
     """U-Net (Ronneberger et al. 2015). `channels`: widths from the coarsest block; their number is the depth."""
 
-    def build(in_channels: int, levels: Sequence[int]) -> nn.Module:
+    def build(in_channels: int, levels: Widths) -> Any:
         from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 
         return UnetDecoder(
@@ -65,7 +66,7 @@ def unet(*, channels: Widths = UNET_WIDTHS, attention: bool = False, interpolati
 def unetplusplus(*, channels: Widths = UNET_WIDTHS, attention: bool = False, interpolation: str = "nearest") -> Plan:
     """U-Net++ with dense skips (Zhou et al. 2018). Arguments as for `unet`."""
 
-    def build(in_channels: int, levels: Sequence[int]) -> nn.Module:
+    def build(in_channels: int, levels: Widths) -> Any:
         from segmentation_models_pytorch.decoders.unetplusplus.decoder import UnetPlusPlusDecoder
 
         return UnetPlusPlusDecoder(
@@ -82,7 +83,7 @@ def unetplusplus(*, channels: Widths = UNET_WIDTHS, attention: bool = False, int
 def manet(*, channels: Widths = UNET_WIDTHS, reduction: int = 16, pab_channels: int = 64) -> Plan:
     """MA-Net with position-wise and multi-scale attention (Fan et al. 2020)."""
 
-    def build(in_channels: int, levels: Sequence[int]) -> nn.Module:
+    def build(in_channels: int, levels: Widths) -> Any:
         from segmentation_models_pytorch.decoders.manet.decoder import MAnetDecoder
 
         return MAnetDecoder(
@@ -99,7 +100,7 @@ def manet(*, channels: Widths = UNET_WIDTHS, reduction: int = 16, pab_channels: 
 def linknet(*, channels: int = 32, depth: int = 5) -> Plan:
     """LinkNet, skips added and not stacked (Chaurasia and Culurciello 2017). `channels`: width of the last block."""
 
-    def build(in_channels: int, levels: Sequence[int]) -> nn.Module:
+    def build(in_channels: int, levels: Widths) -> Any:
         from segmentation_models_pytorch.decoders.linknet.decoder import LinknetDecoder
 
         return LinknetDecoder([in_channels, *levels], prefinal_channels=channels, n_blocks=depth)
@@ -110,7 +111,7 @@ def linknet(*, channels: int = 32, depth: int = 5) -> Plan:
 def fpn(*, pyramid_channels: int = 256, channels: int = 128, dropout: float = 0.2) -> Plan:
     """Feature pyramid (Lin et al. 2017, Kirillov et al. 2019). `channels`: a multiple of 32."""
 
-    def build(in_channels: int, levels: Sequence[int]) -> nn.Module:
+    def build(_in_channels: int, levels: Widths) -> Any:
         from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
 
         if channels % 32:
@@ -129,7 +130,7 @@ def fpn(*, pyramid_channels: int = 256, channels: int = 128, dropout: float = 0.
 def upernet(*, channels: int = 256) -> Plan:
     """UPerNet: pyramid pooling on the coarsest level over a feature pyramid (Xiao et al. 2018)."""
 
-    def build(in_channels: int, levels: Sequence[int]) -> nn.Module:
+    def build(in_channels: int, levels: Widths) -> Any:
         from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 
         return UPerNetDecoder((in_channels, 0, *levels), decoder_channels=channels)
@@ -140,7 +141,7 @@ def upernet(*, channels: int = 256) -> Plan:
 def segformer(*, channels: int = 256) -> Plan:
     """SegFormer's head: levels projected, resized and fused (Xie et al. 2021)."""
 
-    def build(in_channels: int, levels: Sequence[int]) -> nn.Module:
+    def build(in_channels: int, levels: Widths) -> Any:
         from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
 
         return SegformerDecoder([in_channels, *levels], encoder_depth=4, segmentation_channels=channels)
@@ -149,9 +150,9 @@ def segformer(*, channels: int = 256) -> Plan:
 
 
 def dpt(*, channels: int = 256, reassembled: Widths = (256, 512, 1024, 1024)) -> Plan:
-    """DPT's residual fusion of reassembled levels (Ranftl et al. 2021); the pyramid does the reassembly of a plain ViT."""
+    """DPT's residual fusion (Ranftl et al. 2021); the pyramid does the reassembly of a plain transformer."""
 
-    def build(in_channels: int, levels: Sequence[int]) -> nn.Module:
+    def build(_in_channels: int, levels: Widths) -> Any:
         from segmentation_models_pytorch.decoders.dpt.decoder import DPTDecoder
 
         return DPTDecoder(
@@ -169,7 +170,7 @@ def dpt(*, channels: int = 256, reassembled: Widths = (256, 512, 1024, 1024)) ->
 def pspnet(*, channels: int = 512, width: int = 128, dropout: float = 0.2, deepest: int = 32) -> Plan:
     """PSPNet: pyramid pooling over stride-8 features (Zhao et al. 2017). `width`: of the joint upsampling."""
 
-    def build(in_channels: int, levels: Sequence[int]) -> nn.Module:
+    def build(_in_channels: int, levels: Widths) -> Any:
         from segmentation_models_pytorch.decoders.pspnet.decoder import PSPDecoder
 
         if deepest == 8:
@@ -196,7 +197,7 @@ def deeplabv3plus(
     stride = deepest if dilated else 8
     chosen = tuple(rates) if rates is not None else ((12, 24, 36) if stride == 8 else (6, 12, 18))
 
-    def build(in_channels: int, levels: Sequence[int]) -> nn.Module:
+    def build(in_channels: int, levels: Widths) -> Any:
         from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
 
         decoder = DeepLabV3PlusDecoder(
@@ -279,8 +280,6 @@ def run(name: str, decoder: nn.Module, image: Tensor, levels: Sequence[Tensor]) 
 
 # --- norms ------------------------------------------------------------------------------------------------------------
 
-Norm = Literal["batch", "group", "instance", "none"]
-
 
 def change_norm(module: nn.Module, norm: Norm) -> int:
     """Replace every 2-D batch norm inside a module, in place; return how many there were.
@@ -300,16 +299,7 @@ def change_norm(module: nn.Module, norm: Norm) -> int:
 
 
 def _replacement(old: nn.BatchNorm2d, norm: Norm) -> nn.Module:
-    channels = old.num_features
-    new: nn.Module = nn.Identity()
-    if norm != "none":
-        groups = (
-            channels if norm == "instance" else next(g for g in range(min(32, channels), 0, -1) if channels % g == 0)
-        )
-        group = nn.GroupNorm(groups, channels, eps=old.eps)
-        if old.affine:
-            group.load_state_dict({"weight": old.weight.detach(), "bias": old.bias.detach()})
-        new = group
+    new = norm_layer(norm, old.num_features)
     after = [part for part in (getattr(old, "drop", None), getattr(old, "act", None)) if part is not None]
     return nn.Sequential(new, *after) if after else new
 
@@ -317,9 +307,12 @@ def _replacement(old: nn.BatchNorm2d, norm: Norm) -> nn.Module:
 def spare_single_pixels(module: nn.Module) -> None:
     """Remove the batch norm behind a pooling to one pixel, in place: one value a channel has no variance at batch 1."""
     for child in module.modules():
-        if isinstance(child, nn.Sequential) and len(child) and isinstance(child[0], nn.AdaptiveAvgPool2d):
-            if child[0].output_size in (1, (1, 1)):
-                for inner in (child, *(c for c in child if isinstance(c, nn.Sequential))):
-                    for name, part in inner.named_children():
-                        if isinstance(part, nn.BatchNorm2d):
-                            setattr(inner, name, nn.Identity())
+        if not isinstance(child, nn.Sequential) or len(child) == 0:
+            continue
+        first = child[0]
+        if not isinstance(first, nn.AdaptiveAvgPool2d) or first.output_size not in (1, (1, 1)):
+            continue
+        for inner in (child, *(c for c in child if isinstance(c, nn.Sequential))):
+            for name, part in inner.named_children():
+                if isinstance(part, nn.BatchNorm2d):
+                    setattr(inner, name, nn.Identity())

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,7 +14,7 @@ from zoo.errors import UserError
 from zoo.families.base import Encoding, Family, IOSpec, Maps, MapSpec, Need, Output, TargetMaker
 from zoo.families.unet import decoders, targets
 from zoo.families.unet.decode import decode
-from zoo.families.unet.options import Options
+from zoo.families.unet.options import UNetOptions
 from zoo.losses import weighted_sum
 from zoo.types import Batch, Geometry, Prediction
 
@@ -31,10 +30,10 @@ class UNet(Family):
 
     name = "unet"
     summary = "Semantic maps from any encoder with ten decoders; objects by a boundary class and components"
-    Options = Options
-    options: Options
+    Options = UNetOptions
+    options: UNetOptions
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: UNetOptions) -> None:
         super().__init__(options)
         classes = options.classes
         if classes is None:
@@ -71,23 +70,23 @@ class UNet(Family):
         assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
 
-    def _change_norms(self, options: Options) -> None:
+    def _change_norms(self, options: UNetOptions) -> None:
         decoders.spare_single_pixels(self.decoder)
         if options.norm == "batch":
             return
         inside = decoders.change_norm(self.pyramid.encoder, options.norm)
         if inside and self.pyramid.encoder.weights != "none":
             raise ValueError(
-                f"norm {options.norm} would replace the batch statistics that the weights "
-                f"{self.pyramid.encoder.weights} of {options.encoder.name} rely on. Use norm: batch or encoder_weights: none"
+                f"norm {options.norm} would replace the batch statistics that the pretrained encoder "
+                f"{options.encoder.name} relies on. Use norm: batch or encoder_weights: none"
             )
         decoders.change_norm(self.pyramid, options.norm)
         decoders.change_norm(self.decoder, options.norm)
 
-    def _spec(self, options: Options, channels: tuple[str, ...], encoder: Any) -> IOSpec:
+    def _spec(self, options: UNetOptions, channels: tuple[str, ...], encoder: Any) -> IOSpec:
         colour = len(channels) == 3 and set(channels) == set(RGB)
-        kind = options.encoding or ("rgb8" if colour else "percentile")
-        activation = "softmax" if self.mode == "multiclass" else "sigmoid"
+        kind: Literal["rgb8", "percentile", "raw"] = options.encoding or ("rgb8" if colour else "percentile")
+        activation: Literal["softmax", "sigmoid"] = "softmax" if self.mode == "multiclass" else "sigmoid"
         outputs: dict[str, Output] = {}
         objects = options.instances
         if objects is None or objects.semantic:
@@ -109,15 +108,15 @@ class UNet(Family):
     # what it learns from
 
     @classmethod
-    def needs(cls, options: Options) -> tuple[Need, ...]:
+    def needs(cls, options: UNetOptions) -> tuple[Need, ...]:
         return (Need(targets.kinds(options), options.truth),)
 
     @classmethod
-    def resolve(cls, options: Options, cards: Sequence[DatasetCard]) -> Options:
+    def resolve(cls, options: UNetOptions, cards: Sequence[DatasetCard]) -> UNetOptions:
         return targets.resolve(options, cards)
 
     @classmethod
-    def targets(cls, options: Options, card: DatasetCard) -> TargetMaker:
+    def targets(cls, options: UNetOptions, card: DatasetCard) -> TargetMaker:
         return targets.make(options, card)
 
     @classmethod

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from zoo import losses, registry
+from zoo.families.base import Family
 from zoo.schema import Component, Schema
 
 
@@ -14,7 +15,7 @@ class Objects(Schema):
     """How objects are made of a semantic map."""
 
     boundary: Literal["none", "touching", "outline"] = "none"
-    """An extra class for the pixels of objects that lie near another object (touching) or near anything else (outline)."""
+    """An extra class for the pixels of objects near another object (touching) or near anything else (outline)."""
     width: PositiveInt = 2
     """How near: pixels of the model's grid."""
     min_size: NonNegativeFloat = 16
@@ -29,14 +30,14 @@ class Border(Schema):
     """The weight map of the loss boundary_cross_entropy."""
 
     kind: Literal["objects", "distance"] = "distance"
-    """objects: more between neighbouring objects (the U-Net paper; the truth must be instances) | distance: near borders."""
+    """objects: more between neighbouring objects (the truth must be instances) | distance: more near borders."""
     w0: NonNegativeFloat = 5.0
     """What is added to the weight 1 at the border."""
     sigma: PositiveFloat = 3.0
     """How far it reaches, in pixels of the model's grid."""
 
 
-class Options(Schema):
+class UNetOptions(Family.Options):
     """A semantic network: an encoder, a decoder, a class or several a pixel."""
 
     encoder: Component = Component(name="resnet34")
@@ -50,7 +51,7 @@ class Options(Schema):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the decoder's channels that is dropped in training."""
     mode: Literal["binary", "multiclass", "multilabel"] | None = None
-    """One class against the background, exclusive classes, or classes that may overlap; none = binary for two classes."""
+    """One class and the background, exclusive classes, or classes that may overlap; none = binary for two classes."""
     classes: tuple[str, ...] | None = None
     """Class names, "background" first (left out in a multilabel model); none = the dataset's."""
     truth: str | None = None
@@ -108,7 +109,7 @@ class Options(Schema):
         return value
 
     @model_validator(mode="after")
-    def _consistent(self) -> Options:
+    def _consistent(self) -> UNetOptions:
         boundary = self.instances is not None and self.instances.boundary != "none"
         if boundary and self.mode not in (None, "multiclass"):
             raise ValueError(f"a boundary class cannot go with mode {self.mode}. Use mode: multiclass")

@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from zoo.cards import DatasetCard, TruthCard
 from zoo.data import truths
 from zoo.errors import DataError
-from zoo.families.unet.options import Options
+from zoo.families.unet.options import UNetOptions
 from zoo.losses import weight_maps
 from zoo.types import Instances, Kind, Sample
 
 
-def kinds(options: Options) -> tuple[Kind, ...]:
+def kinds(options: UNetOptions) -> tuple[Kind, ...]:
     """Return the kinds of truth that the options can learn from."""
     objects = options.boundary or (options.weighs_borders and options.border.kind == "objects")
     return ("instances",) if objects else ("semantic", "instances")
 
 
-def truth_key(options: Options, card: DatasetCard) -> str:
+def truth_key(options: UNetOptions, card: DatasetCard) -> str:
     """Return the key of a dataset's truth. Raises `ValueError` where there is none, or several and none is chosen."""
     fitting = [key for key, truth in card.truths.items() if truth.kind in kinds(options)]
     expected = " or ".join(kinds(options))
@@ -46,7 +46,7 @@ def _names(truth: TruthCard) -> tuple[str, ...]:
     return truth.classes or (("object",) if truth.kind == "instances" else ())
 
 
-def resolve(options: Options, cards: Sequence[DatasetCard]) -> Options:
+def resolve(options: UNetOptions, cards: Sequence[DatasetCard]) -> UNetOptions:
     """Return options with classes, truth key, channels and mode filled in from the cards. Raises `ValueError`."""
     changes: dict[str, Any] = {}
     if cards:
@@ -62,7 +62,7 @@ def resolve(options: Options, cards: Sequence[DatasetCard]) -> Options:
     if classes is None:
         raise ValueError("the classes are not known. Write them down: classes: [background, ...]")
     options = options.model_copy(update=changes)
-    options = Options.model_validate(options.model_dump() | {"mode": options.resolved_mode(classes)})
+    options = UNetOptions.model_validate(options.model_dump() | {"mode": options.resolved_mode(classes)})
     for card, key in zip(cards, keys if cards else [], strict=True):
         _check(options, card, card.truths[key])
     return options
@@ -77,7 +77,7 @@ def _one(cards: Sequence[DatasetCard], values: Sequence[Any], what: str) -> None
             )
 
 
-def _classes(options: Options, cards: Sequence[DatasetCard], keys: Sequence[str]) -> tuple[str, ...]:
+def _classes(options: UNetOptions, cards: Sequence[DatasetCard], keys: Sequence[str]) -> tuple[str, ...]:
     """Return class names from the cards, or from `merge` where it is given."""
     if options.merge:
         named = tuple(name for name in options.merge if name not in ("ignore", truths.BACKGROUND))
@@ -89,7 +89,7 @@ def _classes(options: Options, cards: Sequence[DatasetCard], keys: Sequence[str]
     return named if options.mode == "multilabel" else (truths.BACKGROUND, *named)
 
 
-def _check(options: Options, card: DatasetCard, truth: TruthCard) -> None:
+def _check(options: UNetOptions, card: DatasetCard, truth: TruthCard) -> None:
     names = _names(truth)
     names = (truths.BACKGROUND, *names) if truth.kind == "instances" else names
     wanted = options.classes or ()
@@ -105,7 +105,7 @@ class SemanticTargets:
     """Makes `semantic`: (H, W) uint8 class indices, or (K, H, W) uint8 planes of 0 and 1 in a multi-label model, with
     `options.ignore` where nothing is annotated; and `weight` (H, W) float32 for losses that want a weight map."""
 
-    options: Options
+    options: UNetOptions
     dataset: str
     key: str
     names: tuple[str, ...]
@@ -151,7 +151,7 @@ class SemanticTargets:
         return made
 
 
-def make(options: Options, card: DatasetCard) -> SemanticTargets:
+def make(options: UNetOptions, card: DatasetCard) -> SemanticTargets:
     """Return the target maker of one dataset. Raises `ValueError` where options and card do not fit."""
     key = truth_key(options, card)
     return SemanticTargets(options, card.name, key, _names(card.truths[key]))
