@@ -216,7 +216,7 @@ def _count(truth: Truth, card: TruthCard | None) -> Counter[str]:
         for index, plane in enumerate(planes):
             found[named(index)] = int((plane & known).sum())
         found["*"] = int(known.sum())
-        found["+"] = int((planes if truth.multilabel else planes[1:]).any(axis=0)[known].sum())
+        found["+"] = int((np.any(planes if truth.multilabel else planes[1:], axis=0) & known).sum())
     elif isinstance(truth, Instances):
         known = np.ones(truth.map.shape, bool) if truth.ignore is None else ~truth.ignore
         ids = np.unique(truth.map[truth.map > 0]).tolist()

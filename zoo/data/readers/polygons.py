@@ -22,10 +22,14 @@ Ring = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Shape:
-    """One annotated object: its class name (None: not classified) and its polygons, each a list of (M, 2) rings."""
+    """One annotated object: its class name (None: not classified) and its polygons, each a list of (M, 2) rings.
+
+    `detection`: whether QuPath calls it a detection, cell or tile; anything else is an annotation (a region).
+    """
 
     name: str | None
     polygons: tuple[tuple[Ring, ...], ...]
+    detection: bool = False
 
     @property
     def area(self) -> float:
@@ -59,7 +63,9 @@ def read_shapes(path: Path) -> list[Shape]:
                 f"{path}: features[{number}].geometry: the coordinates will not do. Expected rings of [x, y] pairs."
             ) from None
         if polygons:
-            shapes.append(Shape(_class_name(feature.get("properties") or {}), polygons))
+            properties = feature.get("properties") or {}
+            kind = properties.get("objectType") or properties.get("object_type")
+            shapes.append(Shape(_class_name(properties), polygons, kind in ("detection", "cell", "tile")))
     return shapes
 
 
