@@ -7,6 +7,7 @@ the object's pixels, and filling it gives the object back. Rings are closed (the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 Ring = NDArray[np.int64]
+Point = tuple[int, int]
 
 
 @dataclass
@@ -38,7 +40,8 @@ def mask_polygons(mask: NDArray[Any], offset: tuple[int, int] = (0, 0)) -> list[
     walked once, the inside on its right hand; where two pixels of the mask meet only at a corner the walk keeps to its
     own part, so rings never cross themselves.
     """
-    found = [_trim(ring) + np.array([offset[1], offset[0]]) for ring in _walk(mask.astype(bool))]
+    rings = [simple for ring in _walk(mask.astype(bool)) for simple in _split(ring)]
+    found = [_trim(ring) + np.array([offset[1], offset[0]]) for ring in rings]
     outers = [ring for ring in found if ring_area(ring) > 0]
     polygons = [Polygon(ring) for ring in outers]
     for hole in (ring for ring in found if ring_area(ring) < 0):
@@ -47,10 +50,26 @@ def mask_polygons(mask: NDArray[Any], offset: tuple[int, int] = (0, 0)) -> list[
     return polygons
 
 
-def _walk(mask: NDArray[np.bool_]) -> list[Ring]:
+def _split(ring: list[Point]) -> Iterator[Ring]:
+    """Yield the simple rings of a closed walk that may pass through a point twice."""
+    path: list[Point] = []
+    seen: dict[Point, int] = {}
+    for point in ring:
+        if point in seen:
+            start = seen[point]
+            yield np.array([*path[start:], point], np.int64)
+            for gone in path[start + 1 :]:
+                del seen[gone]
+            del path[start + 1 :]
+        else:
+            seen[point] = len(path)
+            path.append(point)
+
+
+def _walk(mask: NDArray[np.bool_]) -> list[list[Point]]:
     """Return closed rings of unit steps along the mask's edges, the inside on the right hand (y points down)."""
     inside = np.pad(mask, 1)
-    edges: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    edges: dict[Point, list[Point]] = {}
     for axis, shift, (x0, y0), (x1, y1) in (
         (0, 1, (0, 0), (1, 0)),  # top edge, eastwards
         (1, -1, (1, 0), (1, 1)),  # right edge, southwards
@@ -76,7 +95,7 @@ def _walk(mask: NDArray[np.bool_]) -> list[Ring]:
             ring.append(point)
             if point == start:
                 break
-        rings.append(np.array(ring, np.int64))
+        rings.append(ring)
     return rings
 
 
