@@ -10,6 +10,7 @@ mirrored nucleus is not one. Boxes become the boxes around their moved corners.
 from __future__ import annotations
 
 import inspect
+import math
 import os
 from collections.abc import Sequence
 from importlib import import_module
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from zoo import registry
 from zoo.data.crop import crop_boxes
 from zoo.data.resample import kept
-from zoo.data.steps import Range, Step, in_range, number, rgb_bytes, store, with_xyxy
+from zoo.data.steps import Range, Step, in_range, number, rgb_bytes, store
 from zoo.errors import UserError, suggest
 from zoo.schema import Component
 from zoo.types import Boxes, Instances, Picture, Sample, Semantic, Truth
@@ -35,7 +36,7 @@ PRESETS: dict[str, tuple[Component, ...]] = {
         Component(name="flips"),
         Component(name="rotate90"),
         Component(name="affine", arguments={"rotate": 20, "scale": [0.85, 1.2], "shear": 5, "p": 0.5}),
-        Component(name="elastic", arguments={"alpha": 40, "sigma": 6, "p": 0.25}),
+        Component(name="elastic", arguments={"pixels": 1.5, "sigma": 7, "p": 0.25}),
         Component(name="stain-jitter", arguments={"scale": 0.2, "shift": 0.03, "p": 0.8}),
         Component(name="brightness-contrast", arguments={"brightness": 0.12, "contrast": 0.15, "p": 0.5}),
         Component(name="blur", arguments={"sigma": [0.3, 1.4], "p": 0.2}),
@@ -72,7 +73,7 @@ class Augment:
 
     def __init__(self, spec: str | Sequence[Component]) -> None:
         self.preset = isinstance(spec, str)
-        self.steps = [_build(component) for component in components(spec)]
+        self.steps = [build(component) for component in components(spec)]
 
     def check(self, channels: Sequence[str], axes: str = "CYX") -> None:
         """Raise `UserError` where a step of a list cannot work on such images."""
@@ -97,7 +98,8 @@ class Augment:
         return sample
 
 
-def _build(component: Component) -> Step:
+def build(component: Component) -> Step:
+    """Return a registered augmentation with its arguments checked. Raises `UserError`."""
     made: type[Step] = registry.get("augmentation", component.name)
     known = [n for n in inspect.signature(made).parameters if n not in ("self", "others")]
     for name in component.arguments:
@@ -226,7 +228,7 @@ class _Stack:
         low, high = int(plane.min()), int(plane.max())
         if low >= 0 and high < 2**15:
             self.values.append(np.arange(high + 1).astype(plane.dtype))
-            self.planes.append(plane.astype(np.float32) + 1)
+            self.planes.append(plane.astype(np.uint16) + np.uint16(1))
         else:
             values, places = np.unique(plane, return_inverse=True)
             self.values.append(values)
@@ -242,11 +244,11 @@ class _Stack:
         places: list[tuple[str, int]] = []
         for key, truth in self.sample.truth.items():
             if isinstance(truth, Boxes):
-                clipped = crop_boxes(with_xyxy(truth, truth.xyxy), (0, 0, *self.sample.shape[::-1]), 0)
-                whole = np.flatnonzero(((truth.xyxy[:, 2:] - truth.xyxy[:, :2]) > 0).all(1))
-                if len(clipped.xyxy) == len(whole):
-                    found += list(clipped.xyxy)
-                    places += [(key, int(i)) for i in whole]
+                height, width = self.sample.shape
+                clipped = np.clip(truth.xyxy, 0, [width, height, width, height])
+                here = np.flatnonzero((clipped[:, 2:] > clipped[:, :2]).all(1))
+                found += list(clipped[here])
+                places += [(key, int(i)) for i in here]
         return np.asarray(found, np.float32).reshape(-1, 4), places
 
     def decoded(
@@ -321,12 +323,16 @@ class Affine(Albumentations):
 
 
 class Elastic(Albumentations):
-    """Bend: displacements of `alpha` times unit noise, smoothed by `sigma` pixels."""
+    """Bend: random displacements of deviation `pixels`, smooth over about `sigma` pixels."""
 
-    def __init__(self, alpha: float = 40, sigma: float = 6, p: float = 1.0) -> None:
-        super().__init__(
-            "ElasticTransform", p, alpha=number(alpha, 0, 1e4, "alpha"), sigma=number(sigma, 1, 200, "sigma")
-        )
+    def __init__(self, pixels: float = 1.5, sigma: float = 7, p: float = 1.0) -> None:
+        self.pixels, self.sigma = number(pixels, 0, 50, "pixels"), number(sigma, 1, 200, "sigma")
+        super().__init__("ElasticTransform", p, alpha=self.amplitude, sigma=self.sigma, noise_distribution="uniform")
+
+    @property
+    def amplitude(self) -> float:
+        """Return the factor on uniform noise in [-1, 1] that leaves the wanted deviation after smoothing."""
+        return self.pixels * 2 * math.sqrt(3 * math.pi) * self.sigma
 
 
 class Hue(Albumentations):
