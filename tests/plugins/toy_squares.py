@@ -16,6 +16,8 @@ from zoo.types import Label, Picture, Sample, Semantic
 class Arguments(Schema):
     count: int = 12
     size: int = 24
+    vary: int = 2
+    """Pixels by which sizes grow from one item to the next."""
     broken: int | None = None
     """An item that cannot be read."""
 
@@ -35,7 +37,7 @@ class Squares(FolderReader):
         if seed == self.arguments.broken:
             raise DataError(f"{self.card.name}: {entry.id}: the square has five corners. Expected four.")
         rng = np.random.default_rng(seed)
-        size = self.arguments.size + 2 * (seed % 3)
+        size = self.arguments.size + self.arguments.vary * (seed % 3)
         truth = np.zeros((size, size), np.uint8)
         for _ in range(3):
             top, left = rng.integers(0, size - 8, 2)

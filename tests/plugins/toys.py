@@ -32,6 +32,13 @@ def install(folder: Path) -> list[str]:
     return [str(folder), str(HERE)]
 
 
+def register() -> None:
+    """Make the toy packages' reader known again after the registry's tables were cleared."""
+    from zoo import registry
+
+    registry.table("reader").setdefault("toy-squares", "toy_squares:Squares")
+
+
 def environment(paths: list[str], **more: str) -> dict[str, str]:
     """Return the environment of a subprocess in which the packages are installed."""
     python_path = os.pathsep.join([*paths, *filter(None, [os.environ.get("PYTHONPATH")])])

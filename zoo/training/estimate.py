@@ -13,7 +13,7 @@ import torch
 
 from zoo.errors import UserError
 from zoo.families.base import Family
-from zoo.recipe import Loading, Recipe, Stage
+from zoo.recipe import Data, Loading, Recipe, Stage
 from zoo.training import feed, setup
 from zoo.training.context import StepContext, movers_of, step_seed
 from zoo.training.ema import Average
@@ -57,17 +57,22 @@ class DryRun:
 
 def disk(recipe: Recipe, family: Family) -> int:
     """Return the bytes that a run writes at most: weights, a checkpoint, and a second one while it is replaced."""
-    weights = sum(t.numel() * t.element_size() for t in family.state_dict().values())
+    weights = sum(int(t.numel() * t.element_size()) for t in family.state_dict().values())
     train = max((stage.train for stage in recipe.all_stages), key=lambda t: t.keep)
     average = any(stage.train.ema for stage in recipe.all_stages)
     gradients = any(stage.train.accumulate > 1 for stage in recipe.all_stages)
-    full = weights * (3 + average + gradients)
+    full: int = weights * (3 + average + gradients)
     kept = 2 + (train.keep if train.keep > 1 else 0)
     return 2 * full + (kept + 1) * weights + 10_000_000
 
 
-def check_stage(family: Family, stage: Stage) -> None:
+def check_stage(family: Family, stage: Stage, data: Data) -> None:
     """Raise `UserError` where a stage's players, schedules or frozen parts are wrong; changes nothing."""
+    train = stage.train
+    schedules = [train.schedule, *(p.schedule for p in train.players.values() if p.schedule)]
+    waiting = "early_stop" if train.early_stop else "schedule plateau"
+    if data.validate_ is None and (train.early_stop or any(s.name == "plateau" for s in schedules)):
+        raise UserError(f"data.validate: {waiting} waits for validations, and there are none. Write down what to use.")
     free = [n for n, p in family.named_parameters() if p.requires_grad]
     setup.Frozen(family, stage, free)
     try:
@@ -121,7 +126,7 @@ def dry_run(recipe: Recipe, device: torch.device, steps: int = 5) -> DryRun:
     """Do two steps to warm up and `steps` to measure, of the first stage, and return what the run will cost."""
     stage = recipe.all_stages[0]
     family = setup.create(recipe)
-    check_stage(family, stage)
+    check_stage(family, stage, stage.data or recipe.data)
     trial = Trial(recipe, family, device)
     source = feed.Feed(stage.data or recipe.data, trial.family, seed=recipe.seed, device=device)
     batches, epoch = source.epoch(0), 0

@@ -23,10 +23,10 @@ def open_fabric(devices: int | str = 1, nodes: int = 1, strategy: str = "auto", 
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logging.getLogger("lightning").setLevel(logging.WARNING)
-        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
         from lightning.fabric import Fabric
 
+        for name in ("lightning.fabric", "lightning.fabric.utilities.rank_zero"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # it sets INFO when it is imported
         try:
             return Fabric(
                 accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision="32-true"

@@ -7,14 +7,14 @@ import io
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 from torch import Tensor
 
-from zoo.errors import UserError, ZooError
+from zoo.errors import UserError
 from zoo.training import checkpoint
 
 
@@ -31,15 +31,17 @@ class Terms:
         self.sums: dict[str, float] = {}
         self.counts: dict[str, int] = {}
         self.bad = 0
+        self.failure: str | None = None
+        """What is wrong with a loss that is no number; the run stops for it."""
 
     def add(self, batch: int, rates: dict[str, float], terms: Mapping[str, Tensor | float]) -> None:
-        """Take the numbers of one batch. Raises `ZooError` for a loss that is no number."""
+        """Take the numbers of one batch."""
         self.waiting.append((batch, rates, dict(terms)))
         if len(self.waiting) >= self.every:
             self.read()
 
     def read(self) -> None:
-        """Read what waits. Raises `ZooError` for a loss that is no number."""
+        """Read what waits."""
         waiting, self.waiting = self.waiting, []
         tensors = [v.float().reshape(()) for _, _, terms in waiting for v in terms.values() if isinstance(v, Tensor)]
         values = iter(torch.stack(tensors).tolist() if tensors else [])
@@ -47,20 +49,28 @@ class Terms:
             numbers = {k: next(values) if isinstance(v, Tensor) else float(v) for k, v in terms.items()}
             wrong = {k: v for k, v in numbers.items() if not math.isfinite(v)}
             self.bad = self.bad + 1 if wrong else 0
-            if self.bad > self.patience:
-                raise ZooError(explain(batch, rates, numbers))
+            if self.bad > self.patience and self.failure is None:
+                self.failure = explain(batch, rates, numbers)
             for name, value in numbers.items():
                 if math.isfinite(value):
                     self.sums[name] = self.sums.get(name, 0.0) + value
                     self.counts[name] = self.counts.get(name, 0) + 1
 
     def means(self) -> dict[str, float]:
-        """Return the means since the last call of `clear`."""
+        """Return this process's means since the last call of `take`."""
         return {name: self.sums[name] / self.counts[name] for name in self.sums}
 
-    def clear(self) -> None:
-        """Begin anew."""
+    def take(self, gather: Callable[[Any], list[Any]]) -> dict[str, float]:
+        """Return the means over all processes since the last call, and begin anew."""
+        self.read()
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for own_sums, own_counts in gather((self.sums, self.counts)):
+            for name, value in own_sums.items():
+                sums[name] = sums.get(name, 0.0) + value
+                counts[name] = counts.get(name, 0) + own_counts[name]
         self.sums, self.counts = {}, {}
+        return {name: value / counts[name] for name, value in sums.items()}
 
     def state(self) -> dict[str, Any]:
         """Return plain values that `load` takes back."""

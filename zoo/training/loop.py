@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.errors import DataError, Interrupted, UserError
+from zoo.errors import DataError, Interrupted, UserError, ZooError
 from zoo.families import build
 from zoo.families.base import Family
 from zoo.recipe import Recipe, Stage
@@ -117,11 +117,21 @@ class Run:
         self._broadcast()
         with self.stop.listening():
             stages = self.recipe.all_stages
+            self._announce()
             while self.clock.stage < len(stages):
                 self._stage(stages[self.clock.stage])
                 self._next_stage(len(stages))
         for logger in self.loggers:
             logger.finalize("success")
+        kept = self.folder.best if self.folder.best.is_file() else self.folder.last
+        self.progress.line(f"finished: {kept}")
+
+    def _announce(self) -> None:
+        count = sum(p.numel() for p in self.family.parameters()) / 1e6
+        where = f"{self.world} x {self.device.type}" if self.world > 1 else str(self.device)
+        what = f"goes on after batch {self.clock.batches}" if self.clock.batches else "begins"
+        self.progress.line(f"{self.recipe.name} {what}: {count:.2f} million parameters on {where}")
+        self.progress.line(f"run folder: {self.folder.path}")
 
     def _next_stage(self, stages: int) -> None:
         clock = self.clock
@@ -183,22 +193,32 @@ class Run:
             if ended or stopping or (due and clock.batches % due == 0):
                 work.save()
             if stopping:
-                raise Interrupted(self._how(f"stopped after batch {clock.batches}"))
+                how = Interrupted(self._how(f"stopped after batch {clock.batches}"))
+                raise how if self.first else SystemExit(how.status)
             title = f"{work.title} epoch {clock.epoch + 1}/{work.stage.train.epochs}"
             self.progress.step(title, clock.batch, len(work.feed), work.terms.means())
 
     def _together(self, work: StageWork) -> bool:
-        """Make running statistics the mean over ranks, and agree on whether to stop: one collective a batch."""
+        """Make running statistics the mean over ranks, and agree on whether to stop: one collective a batch.
+
+        Raises `ZooError` where a loss is no number on any rank.
+        """
+        failed = work.terms.failure is not None
         if self.world == 1:
+            if failed:
+                raise ZooError(str(work.terms.failure))
             return self.stop.asked
         buffers = [b for b in self.family.buffers() if b.is_floating_point()]
-        asked = torch.tensor([float(self.stop.asked)], device=self.device)
-        flat = work.all_reduce(torch.cat([*(b.reshape(-1).float() for b in buffers), asked]))
+        flags = torch.tensor([float(self.stop.asked), float(failed)], device=self.device)
+        flat = work.all_reduce(torch.cat([*(b.reshape(-1).float() for b in buffers), flags]))
         start = 0
         for buffer in buffers:
             buffer.copy_(flat[start : start + buffer.numel()].view(buffer.shape))
             start += buffer.numel()
-        return bool(flat[-1] > 0)
+        if flat[-1] > 0:
+            words = next(filter(None, work.gather(work.terms.failure)))
+            raise ZooError(words) if self.first else SystemExit(ZooError.status)
+        return bool(flat[-2] > 0)
 
     def _gave_up(self, work: StageWork, error: Exception) -> None:
         """Save what there is when the data fail, and say how to go on below the error's own words."""
@@ -342,9 +362,7 @@ class StageWork:
 
     def row(self, values: dict[str, float]) -> None:
         """Write a row of metrics.csv and tell the loggers."""
-        self.terms.read()
-        means, clock = self.terms.means(), self.clock
-        self.terms.clear()
+        means, clock = self.terms.take(self.gather), self.clock
         numbers = {f"train/{k}": v for k, v in means.items()} | {f"rate/{k}": v for k, v in self.rates.items()} | values
         if self.run.table is not None:
             seconds = time.monotonic() - self.run.seconds
@@ -353,7 +371,9 @@ class StageWork:
         for logger in self.run.loggers:
             logger.log_metrics(numbers, step=clock.batches)
         if values or clock.batch == 0:
-            shown = [f"{k} {v:.4g}" for k, v in {**means, **values}.items()]
+            first = f"validation/{self.stage.train.monitor}"
+            told = {**{k: v for k, v in values.items() if k == first}, **means, **values}
+            shown = [f"{k} {v:.4g}" for k, v in told.items()]
             self.run.progress.line(log.fit([f"{self.title} epoch {clock.epoch}/{self.stage.train.epochs}", *shown]))
 
     # state
@@ -361,7 +381,7 @@ class StageWork:
     def save(self) -> None:
         """Write last.safetensors and the checkpoint. Every rank calls this."""
         self.terms.read()
-        context = self.context.state(self.gather)
+        context, terms = self.context.state(self.gather), self.gather(self.terms.state())
         if self.run.first:
             self.run.save_weights(self.run.folder.last, self.average)
             state = {
@@ -370,7 +390,7 @@ class StageWork:
                 "family": self.run.family.state_dict(),
                 "context": context,
                 "average": None if self.average is None else self.average.state(),
-                "terms": self.terms.state(),
+                "terms": terms,
                 "best": self.best.state(),
                 "seconds": time.monotonic() - self.run.seconds,
             }
@@ -382,7 +402,7 @@ class StageWork:
         self.context.load(state["context"], self.run.rank)
         if self.average is not None:
             self.average.load(state["average"])
-        self.terms.load(state["terms"])
+        self.terms.load(state["terms"][self.run.rank % len(state["terms"])])
         self.best.load(state["best"])
         self.run.seconds = time.monotonic() - state["seconds"]
 

@@ -86,7 +86,7 @@ def _begin(fabric: Any, recipe: Recipe, folder: RunFolder, progress: bool, comma
     threads = _set_threads(resolved)
     family = setup.create(resolved)
     for stage in resolved.all_stages:  # mistakes in players, freezing and schedules are met before anything is written
-        estimate.check_stage(family, stage)
+        estimate.check_stage(family, stage, stage.data or resolved.data)
     needed = estimate.disk(resolved, family)
     folder.refuse_little_space(needed)
     more: dict[str, Any] = {}

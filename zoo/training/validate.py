@@ -3,6 +3,7 @@ devices."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -15,11 +16,14 @@ from zoo import registry
 from zoo.data.truths import as_semantic
 from zoo.errors import UserError
 from zoo.families.base import Family, Maps, Output, Procedure
+from zoo.metrics import boxes, instances, picture
 from zoo.metrics.semantic import confusion, confusion_multilabel, from_confusion
 from zoo.recipe import Loading
 from zoo.training import feed
 from zoo.types import (
     Batch,
+    Boxes,
+    BoxesPrediction,
     Instances,
     InstancesPrediction,
     Label,
@@ -73,6 +77,10 @@ def compare(tally: Tally, name: str, output: Output, prediction: Prediction, tru
             _semantic(tally, name, prediction, truth, classes)
         case InstancesPrediction(), Instances():
             _foreground(tally, name, prediction.map > 0, truth.map > 0, truth.ignore)
+            found = instances.matching(instances.overlap(prediction.map, truth.map, truth.ignore))
+            tally.add(f"{name}/objects", np.array([found.hits, found.wrong, found.missed, found.iou_sum], np.float64))
+        case BoxesPrediction(), Boxes():
+            tally.add(f"{name}/boxes", _boxes(prediction, truth, classes))
         case PicturePrediction(), Picture():
             _picture(tally, name, prediction.data, truth.data, truth.valid)
         case LabelPrediction(), Label():
@@ -98,14 +106,20 @@ def _foreground(tally: Tally, name: str, predicted: NDArray[Any], true: NDArray[
     tally.add(f"{name}/pixels", confusion(predicted, labels, 2, 2))
 
 
+def _boxes(prediction: BoxesPrediction, truth: Boxes, classes: Any) -> NDArray[np.float64]:
+    """Return hits, wrong and missed boxes; classes are compared by name, a truth's index counts from 1."""
+    named = np.array([list(classes).index(n) + 1 if n in classes else -1 for n in prediction.classes], np.int64)
+    guessed = boxes.Boxes(prediction.xyxy, named[prediction.class_index], prediction.scores)
+    found = boxes.matching(guessed, boxes.Boxes(truth.xyxy, truth.classes, crowd=truth.crowd))
+    return np.array([found.hits, found.wrong, found.missed], np.float64)
+
+
 def _picture(tally: Tally, name: str, predicted: NDArray[Any], true: NDArray[Any], valid: Any) -> None:
-    peak = 255.0 if true.dtype == np.uint8 else 1.0
-    error = (predicted.astype(np.float64) - true.astype(np.float64)) / peak
-    if valid is not None:
-        error = error[:, valid]
-    squared = float((error**2).mean())
-    tally.add(f"{name}/mae", np.array([np.abs(error).mean(), 1.0]))
-    tally.add(f"{name}/psnr", np.array([min(100.0, -10 * np.log10(max(squared, 1e-10))), 1.0]))
+    both = picture.pair(predicted, true, valid)
+    if both.valid.any() and both.spread:
+        error = np.abs(both.prediction[:, both.valid] - both.truth[:, both.valid]).mean() / both.spread
+        tally.add(f"{name}/mae", np.array([error, 1.0]))
+        tally.add(f"{name}/psnr", np.array([min(100.0, picture.psnr(both)), 1.0]))
 
 
 def numbers(tally: Tally, outputs: int) -> dict[str, float]:
@@ -120,6 +134,13 @@ def numbers(tally: Tally, outputs: int) -> dict[str, float]:
                     found[prefix + metric] = float(result)
         elif what == "labels":
             found[f"{prefix}accuracy"] = float(np.trace(value) / max(1, value.sum()))
+        elif what == "objects":
+            hits, wrong, missed, iou = map(float, value)
+            under = 2 * hits + wrong + missed
+            found[f"{prefix}object_f1"] = 2 * hits / under if under else math.nan
+            found[f"{prefix}pq"] = 2 * iou / under if under else math.nan
+        elif what == "boxes":
+            found[f"{prefix}box_f1"] = boxes.box_f1(boxes.Counts(*map(int, value)))
         elif what in ("mae", "psnr"):
             found[prefix + what] = float(value[0] / value[1])
         elif output == "loss":
@@ -198,7 +219,7 @@ class Validation:
         """Return the predictions for a whole image, whatever the loader gives."""
         sample = self.sample(meta)
         image = np.moveaxis(sample.image, 0, -1)
-        mpp = sample.spacing[-1] if sample.spacing else None
+        mpp = sample.spacing[-1] if sample.spacing else "native"
         predictions: dict[str, Prediction] = registry.get("engine", "predict")(family, image, mpp=mpp)
         return predictions
 

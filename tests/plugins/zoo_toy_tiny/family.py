@@ -102,7 +102,8 @@ class Tiny(Family):
     def loss(self, maps: Maps, batch: Batch, progress: float) -> dict[str, Tensor]:
         target = batch.targets["classes"]
         assert isinstance(target, Tensor)
-        each = F.cross_entropy(maps["classes"].float(), target, ignore_index=255, reduction="none").mean((1, 2))
+        known = (target != 255).sum((1, 2)).clamp_min(1)
+        each = F.cross_entropy(maps["classes"].float(), target, ignore_index=255, reduction="none").sum((1, 2)) / known
         if self.options.explode is not None and self.training and progress > 0:
             each = each * torch.nan
         return {"cross_entropy": each.mean()}

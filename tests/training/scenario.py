@@ -1,0 +1,111 @@
+"""Runs training scenarios in forked children, so that they can be killed; prints one JSON line an action.
+
+Used as a script: the import of torch and Lightning, which takes longer than the runs, is paid once.
+
+    scenario.py RECIPE.json ACTION...     with ACTION one of
+        train:OUT             train into OUT
+        kill:OUT:N            train into OUT and SIGKILL the process after batch N
+        tear:OUT:N            train into OUT and SIGKILL the process halfway through checkpoint number N
+        term:OUT:N            train into OUT and send SIGTERM to the process in batch N
+        resume:OUT            resume the run in OUT
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import ZooError
+from zoo.recipe import Recipe
+from zoo.training import checkpoint, loop, run
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def after_batch(number: int, then: Any) -> None:
+    step = loop.StageWork.step
+
+    def patched(self: loop.StageWork, batch: Any) -> None:
+        step(self, batch)
+        if self.clock.batches == number:
+            then()
+
+    loop.StageWork.step = patched  # type: ignore[method-assign]
+
+
+def in_checkpoint(number: int) -> None:
+    """Die when half of checkpoint `number` is on disk, still under its temporary name."""
+    count = 0
+    write = checkpoint.write_bytes
+
+    def patched(path: Path, data: bytes) -> None:
+        nonlocal count
+        if path.name == "last.pt":
+            count += 1
+            if count == number:
+                with path.with_name(f".{path.name}.{os.getpid()}.part").open("wb") as file:
+                    file.write(data[: len(data) // 2])
+                    file.flush()
+                    os.fsync(file.fileno())
+                kill()
+        write(path, data)
+
+    checkpoint.write_bytes = patched
+
+
+def act(values: dict[str, Any], action: str) -> None:
+    what, out, *number = action.split(":")
+    if what == "kill":
+        after_batch(int(number[0]), kill)
+    elif what == "tear":
+        in_checkpoint(int(number[0]))
+    elif what == "term":
+        after_batch(int(number[0]), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    if what == "resume":
+        run.resume(out, progress=False)
+    else:
+        run.train(Recipe.model_validate({**values, "output": out}), progress=False)
+
+
+def digest(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def main() -> None:
+    values = json.loads(Path(sys.argv[1]).read_text())
+    import lightning.fabric  # noqa: F401  (paid once, before forking)
+
+    from zoo.data import loading  # noqa: F401
+
+    for action in sys.argv[2:]:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                act(values, action)
+            except ZooError as error:
+                sys.stderr.write(f"{error}\n")
+                sys.stderr.flush()
+                os._exit(error.status)
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        out = Path(action.split(":")[1])
+        result = {
+            "action": action,
+            "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
+            "status": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
+            "last": digest(out / "last.safetensors"),
+            "best": digest(out / "best.safetensors"),
+        }
+        sys.stdout.write(json.dumps(result) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

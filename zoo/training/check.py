@@ -1,0 +1,391 @@
+"""Everything that can be known to be wrong before a run starts, all at once, each with its file, line and key.
+
+`check` says what is wrong with a recipe, `prepare` refuses a wrong one and returns what was found out about a right
+one, `check_file` tells recipes, dataset cards and weights cards apart by what they hold.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from zoo import cards, registry
+from zoo.cards import DatasetCard, WeightsCard
+from zoo.errors import Problem, Problems, UserError, suggest
+from zoo.families import build
+from zoo.families.base import Family
+from zoo.recipe import Data, Loading, Recipe, Train, apply_overrides, read_recipe, recipe_file
+from zoo.schema import Component, Document, problems_of, read_yaml, validate
+from zoo.training import optim
+from zoo.training.check_data import check_loading, check_needs, check_source, check_stride
+from zoo.training.check_parts import Key, Notes, check_arguments, check_component, check_encoders
+
+LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe in which nothing is known to be wrong: `recipe` with the model's options filled in from the cards of
+    the training data, the family's class, its options and those cards."""
+
+    recipe: Recipe
+    family: type[Family]
+    options: Any
+    cards: tuple[DatasetCard, ...]
+
+
+def check(name: str | Path, overrides: Sequence[str] = (), *, data: bool = False, devices: int = 1) -> list[Problem]:
+    """Return every mistake in a recipe, by name or path, in the order of the file.
+
+    `data`: whether the datasets' files must be on this machine. `devices`: over how many a batch is shared out.
+    Raises `UserError` where there is no such recipe.
+    """
+    path = recipe_file(name)
+    try:
+        document = read_recipe(path)
+        apply_overrides(document, overrides)
+    except Problems as error:
+        return list(error.problems)
+    notes = Notes(document)
+    recipe = _salvaged(Recipe, document, (), notes)
+    if recipe is not None:
+        _check_recipe(notes, recipe, data, devices)
+    elif isinstance(document.values.get("family"), str):
+        _family(notes, document.values["family"])
+    return sorted(notes.problems, key=lambda p: (p.file.startswith("command line"), p.file, p.line))
+
+
+def prepare(
+    recipe: Recipe, document: Document | None = None, *, data: bool = True, devices: int = 1
+) -> Plan:
+    """Return the plan of a recipe. Raises `Problems` with every mistake; `document` tells their lines."""
+    notes = Notes(document or Document(recipe.values(), {(): (f"recipe {recipe.name}", 0)}))
+    plan = _check_recipe(notes, recipe, data, devices)
+    if notes.problems or plan is None:
+        raise Problems(notes.problems)
+    return plan
+
+
+def load_and_prepare(
+    name: str | Path, overrides: Sequence[str] = (), *, data: bool = True, devices: int = 1
+) -> Plan:
+    """Return the plan of a recipe by name or path. Raises `Problems` with every mistake."""
+    problems = check(name, overrides, data=data, devices=devices)
+    if problems:
+        raise Problems(problems)
+    document = read_recipe(recipe_file(name))
+    apply_overrides(document, overrides)
+    return prepare(validate(Recipe, document), document, data=data, devices=devices)
+
+
+# --- one schema, in spite of mistakes ---------------------------------------------------------------------------------
+
+
+def _salvaged(schema: type[Any], document: Document, prefix: Key, notes: Notes) -> Any | None:
+    """Return checked values without what is wrong, so that the rest can be checked too; note what is wrong.
+
+    None where nothing is left to go on with.
+    """
+    values: Any = document.values
+    for part in prefix:
+        values = values.get(part) or {}
+    values = copy.deepcopy(values)
+    for attempt in range(5):
+        try:
+            return schema.model_validate(values)
+        except ValidationError as error:
+            found = problems_of(schema, error, document, prefix)
+            if attempt == 0:
+                notes.problems += [p for p in found if p not in notes.problems]
+            keys = [_parts(p.where)[len(prefix) :] for p in found]
+            if not all([_repair(schema, values, key) for key in keys]):
+                return None
+    return None
+
+
+def _parts(where: str) -> Key:
+    return tuple(int(part) if part.isdigit() else part for part in where.split(".") if part)
+
+
+def _repair(schema: type[BaseModel], values: Any, key: Key) -> bool:
+    """Remove what a problem is about; False where nothing could be changed."""
+    if not key:  # a mistake about several keys: both or neither of `train` and `stages`
+        if "train" in values and "stages" in values:
+            del values["train"]
+        elif "train" not in values and "stages" not in values and "train" in schema.model_fields:
+            values["train"] = {}
+        else:
+            return False
+        return True
+    for end, part in enumerate(key):
+        if isinstance(values, list) or (end < len(key) - 1 and isinstance(values.get(part), list)):
+            if isinstance(values, Mapping):
+                return _repair_list(values, part, key[end + 1 :])
+            return False
+        if end == len(key) - 1:
+            if part in values:
+                del values[part]
+            elif part in PLACEHOLDERS:
+                values[part] = PLACEHOLDERS[part]
+            else:
+                return False
+            return True
+        values = values.get(part)
+        if not isinstance(values, Mapping):
+            return False
+    return False
+
+
+PLACEHOLDERS: dict[Any, Any] = {"zoo": 1, "name": "unnamed", "summary": "", "train": {}}
+
+
+def _repair_list(parent: Any, name: str | int, rest: Key) -> bool:
+    """Mend an entry of a list in place where it is a mapping, else leave the list out."""
+    entries = parent[name]
+    index = rest[0] if rest else None
+    if isinstance(index, int) and index < len(entries) and isinstance(entries[index], dict) and len(rest) > 1:
+        if rest[1] in entries[index]:
+            del entries[index][rest[1]]
+            return True
+        return False
+    del parent[name]
+    return True
+
+
+# --- the recipe -------------------------------------------------------------------------------------------------------
+
+
+def _check_recipe(notes: Notes, recipe: Recipe, here: bool, devices: int) -> Plan | None:
+    family = _family(notes, recipe.family)
+    options = None
+    if family is not None:
+        options = _salvaged(family.Options, Document({"model": recipe.model}, _places(notes), notes.document.file), ("model",), notes)
+    stride = check_encoders(notes, options, ("model",)) if isinstance(options, BaseModel) else None
+    trained: list[tuple[Key, DatasetCard]] = []
+    for key, data in _all_data(recipe):
+        trained += _check_data(notes, data, key, stride, here, devices)
+    for key, train in _all_trains(recipe):
+        _check_train(notes, train, key, recipe)
+    _check_stages(notes, recipe)
+    _check_evaluate(notes, recipe)
+    if family is None or options is None:
+        return None
+    if not check_needs(notes, recipe.family, family.needs(options), trained, ("data", "train")):
+        return None
+    found = tuple(card for _, card in trained)
+    try:
+        resolved = family.resolve(options, found)
+    except (ValueError, UserError) as error:
+        notes.add(("model",), f"{str(error).splitlines()[0]}")
+        return None
+    _check_channels(notes, resolved, trained)
+    values = resolved.model_dump(mode="json", by_alias=True)
+    return Plan(recipe.model_copy(update={"model": values}), family, resolved, found)
+
+
+def _places(notes: Notes) -> dict[Key, tuple[str, int]]:
+    return notes.document.places
+
+
+def _family(notes: Notes, name: str) -> type[Family] | None:
+    if name not in registry.table("family"):
+        notes.add(("family",), registry.unknown("family", name))
+        return None
+    try:
+        found: type[Family] = registry.get("family", name)
+    except (ImportError, AttributeError) as error:
+        where = registry.table("family")[name]
+        notes.add(("family",), f'family "{name}" cannot be imported from {where} ({error}). Install what it needs')
+        return None
+    return found
+
+
+def _all_data(recipe: Recipe) -> list[tuple[Key, Data]]:
+    staged = [(("stages", i, "data"), s.data) for i, s in enumerate(recipe.stages)]
+    own: list[tuple[Key, Data]] = [(key, data) for key, data in staged if data is not None]
+    return own if own and len(own) == len(recipe.stages) else [(("data",), recipe.data), *own]
+
+
+def _all_trains(recipe: Recipe) -> list[tuple[Key, Train]]:
+    if recipe.train is not None:
+        return [(("train",), recipe.train)]
+    return [(("stages", i, "train"), stage.train) for i, stage in enumerate(recipe.stages)]
+
+
+def _check_data(
+    notes: Notes, data: Data, key: Key, stride: int | None, here: bool, devices: int
+) -> list[tuple[Key, DatasetCard]]:
+    streams: list[tuple[Key, Loading]] = [((*key, "train"), data.train)]
+    streams += [((*key, "streams", name), loading) for name, loading in data.streams.items()]
+    trained: list[tuple[Key, DatasetCard]] = []
+    for where, loading in streams:
+        found = check_loading(notes, loading, where, training=True, here=here, devices=devices)
+        check_stride(notes, loading, where, stride)
+        trained += [((*where, "datasets"), card) for card in found]
+    if data.validate_ is not None:
+        where = (*key, "validate")
+        check_loading(notes, data.validate_, where, training=False, here=here, devices=1)
+        check_stride(notes, data.validate_, where, stride)
+    return trained
+
+
+def _check_train(notes: Notes, train: Train, key: Key, recipe: Recipe) -> None:
+    _optimizer(notes, train.optimizer, (*key, "optimizer"))
+    check_component(notes, "schedule", train.schedule, (*key, "schedule"), make=_schedule)
+    for name, player in train.players.items():
+        where = (*key, "players", name)
+        if player.optimizer is not None:
+            _optimizer(notes, player.optimizer, (*where, "optimizer"))
+        if player.schedule is not None:
+            check_component(notes, "schedule", player.schedule, (*where, "schedule"), make=_schedule)
+    if train.procedure is not None:
+        check_component(notes, "procedure", train.procedure, (*key, "procedure"))
+    if train.weights is not None:
+        from zoo.weights import store
+
+        try:
+            store.find(train.weights)
+        except UserError as error:
+            notes.add_error((*key, "weights"), error)
+    from importlib.util import find_spec
+
+    for logger in train.loggers:
+        if find_spec(LOGGERS[logger]) is None:
+            notes.add((*key, "loggers"), f"{logger} is not installed. Install it: pip install 'histozoo[{logger}]'")
+    _check_monitor(notes, train, key, recipe)
+
+
+def _optimizer(notes: Notes, component: Component, key: Key) -> None:
+    check_component(notes, "optimizer", component, key, given=1)
+    lr = component.arguments.get("lr")
+    if isinstance(lr, int | float) and not isinstance(lr, bool) and not 0 < lr < 1e3:
+        notes.add((*key, "arguments", "lr"), f"a learning rate of {lr:g} will not do. Expected a number above 0")
+
+
+def _schedule(component: Component) -> None:
+    optim.make("schedule", component)
+
+
+def _check_monitor(notes: Notes, train: Train, key: Key, recipe: Recipe) -> None:
+    validated = recipe.data.validate_ is not None or any(s.data and s.data.validate_ for s in recipe.stages)
+    if not validated:
+        if train.early_stop is not None:
+            notes.add((*key, "early_stop"), "nothing is validated, so that nothing can stop early. Add data.validate")
+        return
+    known = [*MONITORS, *_loss_names(recipe.model.get("loss"))]
+    if train.monitor.rpartition("/")[2] not in known and (*key, "monitor") in notes.document.places:
+        what = f'validation gives no "{train.monitor}". {suggest(train.monitor, known)}'
+        notes.add((*key, "monitor"), f"{what} Expected loss, or the name of a metric or of a term of the loss")
+
+
+MONITORS = (
+    *("loss", "dice", "iou", "pixel_f1", "pixel_precision", "pixel_recall", "pixel_accuracy", "object_f1", "pq"),
+    *("box_f1", "accuracy", "mae", "psnr"),
+)
+"""What `zoo.training.validate.numbers` gives, by kind of prediction; one of a kind that the family lacks is met at the
+first validation."""
+
+
+def _loss_names(value: Any) -> list[str]:
+    entries = value if isinstance(value, list | tuple) else [value]
+    return [str(e["name"] if isinstance(e, Mapping) and "name" in e else e) for e in entries if e]
+
+
+def _check_stages(notes: Notes, recipe: Recipe) -> None:
+    seen: set[str] = set()
+    for i, stage in enumerate(recipe.stages):
+        if stage.name in seen:
+            notes.add(("stages", i, "name"), f'two stages are named "{stage.name}". Give each its own name')
+        seen.add(stage.name)
+
+
+def _check_evaluate(notes: Notes, recipe: Recipe) -> None:
+    for i, source in enumerate(recipe.evaluate.datasets):
+        check_source(notes, source, ("evaluate", "datasets", i), training=False, here=False)
+    for i, metric in enumerate(recipe.evaluate.metrics):
+        if metric not in registry.table("metric"):
+            notes.add(("evaluate", "metrics", i), registry.unknown("metric", metric))
+    tiling = recipe.evaluate.tiling
+    if tiling.tile is not None and tiling.overlap is not None and tiling.overlap >= tiling.tile:
+        what = f"tiles of {tiling.tile} cannot overlap by {tiling.overlap} pixels. Write a smaller overlap"
+        notes.add(("evaluate", "tiling", "overlap"), what)
+
+
+def _check_channels(notes: Notes, options: Any, trained: Sequence[tuple[Key, DatasetCard]]) -> None:
+    """Compare the channels that the options name with those of the cards."""
+    wanted = getattr(options, "channels", None)
+    if not isinstance(wanted, tuple | list) or not all(isinstance(name, str) for name in wanted):
+        return
+    for place, card in trained:
+        absent = [name for name in wanted if name not in card.channels]
+        if absent and len(card.channels) != 1:
+            what = f"dataset {card.name} has channels {', '.join(card.channels)}, but the model wants {', '.join(wanted)}"
+            notes.add(place, f"{what}. Set model.channels, or choose another dataset")
+
+
+# --- files of any kind ------------------------------------------------------------------------------------------------
+
+
+def check_file(name: str | Path) -> list[Problem]:
+    """Return every mistake in a recipe, a dataset card or a weights card, by name, path or run folder."""
+    path = Path(name).expanduser()
+    try:
+        if not path.exists():
+            path = _named(str(name))
+        if path.is_dir():
+            path = path / ("recipe.yaml" if (path / "recipe.yaml").is_file() else cards.CARD_NAME)
+        values = read_yaml(path).values
+        if "truths" in values or "reader" in values:
+            return _check_dataset_card(path)
+        if "source" in values or "trained_on" in values:
+            validate(WeightsCard, read_yaml(path))
+            return []
+        return check(path)
+    except Problems as error:
+        return list(error.problems)
+    except UserError as error:
+        return [Problem(what=str(error))]
+
+
+def _named(name: str) -> Path:
+    from zoo.recipe import recipe_files
+    from zoo.weights.store import card_files
+
+    known = {**card_files(), **cards.dataset_files(), **recipe_files()}
+    if name not in known:
+        raise UserError(f'{name}: no such file, recipe or card. {suggest(name, known, "zoo list recipes")}')
+    return known[name]
+
+
+def _check_dataset_card(path: Path) -> list[Problem]:
+    document = read_yaml(path)
+    notes = Notes(document)
+    card: DatasetCard | None = _salvaged(DatasetCard, document, (), notes)
+    if card is None:
+        return notes.problems
+    if card.reader.name not in registry.table("reader"):
+        notes.add(("reader",), registry.unknown("reader", card.reader.name))
+    else:
+        made = registry.get("reader", card.reader.name)
+        _check_reader(notes, made, card)
+    return sorted(notes.problems, key=lambda p: p.line)
+
+
+def _check_reader(notes: Notes, made: Any, card: DatasetCard) -> None:
+    schema = getattr(made, "Arguments", None)
+    if schema is None:
+        check_arguments(notes, f"reader {card.reader.name}", made, card.reader.arguments, ("reader", "arguments"), 2)
+        return
+    try:
+        schema.model_validate(card.reader.arguments)
+    except ValidationError as error:
+        if "arguments" not in notes.document.values.get("reader", {}):
+            plain = Document(dict(card.reader.arguments), {(): notes.document.place(("reader",))}, notes.document.file)
+            notes.problems += problems_of(schema, error, plain)
+        else:
+            notes.problems += problems_of(schema, error, notes.document, ("reader", "arguments"))

@@ -1,0 +1,149 @@
+"""What can be wrong with a part that a recipe names: its name, its arguments, its pretrained weights."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from zoo import registry
+from zoo.errors import Problem, Problems, UserError, suggest
+from zoo.schema import Component, Document
+
+Key = tuple[str | int, ...]
+
+
+@dataclass
+class Notes:
+    """Mistakes found so far, each at a key of the recipe."""
+
+    document: Document
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, key: Sequence[str | int], what: str) -> None:
+        """Note one mistake."""
+        problem = self.document.problem(key, what if what.endswith((".", "?")) else f"{what}.")
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+    def add_error(self, key: Sequence[str | int], error: Exception) -> None:
+        """Note what an exception says: several mistakes where it holds several."""
+        if isinstance(error, Problems):
+            for problem in error.problems:
+                inside = f"{problem.where}: " if problem.where else ""
+                self.add(key, inside + problem.what)
+        else:
+            self.add(key, str(error).strip().splitlines()[0])
+
+
+def check_component(
+    notes: Notes, kind: str, component: Component, key: Key, given: int = 0, make: Callable[..., Any] | None = None
+) -> None:
+    """Check a registered part: its name, its arguments against the signature, and what it says when it is made.
+
+    `given`: how many leading arguments the caller provides. `make` is called with the component to try it out; it must
+    cost little.
+    """
+    if component.name not in registry.table(kind):
+        notes.add((*key, "name") if (*key, "name") in notes.document.places else key, registry.unknown(kind, component.name))
+        return
+    try:
+        made = registry.get(kind, component.name)
+    except ImportError as error:
+        notes.add(key, f'{kind} "{component.name}" cannot be imported ({error}). Install what it needs')
+        return
+    before = len(notes.problems)
+    check_arguments(notes, f"{kind} {component.name}", made, component.arguments, (*key, "arguments"), given)
+    if make is not None and len(notes.problems) == before:
+        try:
+            make(component)
+        except (UserError, ValueError, TypeError) as error:
+            notes.add((*key, "arguments"), str(error).removeprefix("augment: "))
+
+
+def check_arguments(
+    notes: Notes, name: str, made: Callable[..., Any], arguments: Mapping[str, Any], key: Key, given: int = 0
+) -> None:
+    """Check keyword arguments against a signature: unknown names, wrong types, missing ones."""
+    parameters = list(inspect.signature(made).parameters.values())[given:]
+    named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    try:
+        hints = get_type_hints(made.__init__ if isinstance(made, type) else made)
+    except (NameError, TypeError):
+        hints = {}
+    for argument, value in arguments.items():
+        if argument in named:
+            expected = wrong_type(value, hints.get(argument, Any))
+            if expected:
+                notes.add((*key, argument), f"{value!r} will not do. Expected: {expected}")
+        elif not open_ended:
+            takes = suggest(argument, named) or f"It takes {', '.join(named) or 'no arguments'}."
+            notes.add((*key, argument), f'{name} has no argument "{argument}". {takes}')
+    for argument, parameter in named.items():
+        if parameter.default is parameter.empty and argument not in arguments:
+            notes.add(key, f'{name} needs the argument "{argument}". Write it down')
+
+
+def wrong_type(value: Any, hint: Any) -> str:
+    """Return what was expected where a value read from YAML does not have a type, else "".
+
+    Lists stand for tuples and whole numbers for floats; text never stands for a number, nor a truth value.
+    """
+    if hint is Any:
+        return ""
+    try:
+        taken = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        message = str(error.errors(include_url=False)[0]["msg"])
+        return message.removeprefix("Input should be ").removeprefix("a ").removeprefix("an ")
+    except Exception:
+        return ""  # a type that says nothing about plain values
+    coerced = isinstance(value, str | bool) and type(taken) is not type(value)
+    return f"a value of type {getattr(hint, '__name__', hint)}" if coerced else ""
+
+
+def check_encoders(notes: Notes, options: BaseModel, key: Key) -> int | None:
+    """Check every encoder that a family's options name; return the largest total stride, None where not known."""
+    from zoo.encoders import listing
+
+    strides: list[int] = []
+    for name, component in _encoders(options):
+        try:
+            info = listing.info(component.name)
+        except UserError as error:
+            notes.add_error((*key, name), error)
+            continue
+        smaller = component.arguments.get("output_stride")
+        strides.append(min(info.strides[-1], smaller) if isinstance(smaller, int) else info.strides[-1])
+        weights = component.arguments.get("weights", getattr(options, f"{name}_weights", "none"))
+        _check_encoder_weights(notes, info, str(weights), (*key, f"{name}_weights"))
+    return max(strides) if strides else None
+
+
+def _encoders(options: BaseModel) -> Iterator[tuple[str, Component]]:
+    for name in type(options).model_fields:
+        value = getattr(options, name)
+        if isinstance(value, Component) and (name == "encoder" or name.endswith("_encoder")):
+            yield name, value
+
+
+def _check_encoder_weights(notes: Notes, info: Any, weights: str, key: Key) -> None:
+    from zoo import paths
+    from zoo.encoders import pretrained
+
+    if weights == "none" or Path(weights).expanduser().is_file():
+        return
+    if weights == "imagenet" and info.imagenet is None:
+        notes.add(key, f"encoder {info.name} has no ImageNet weights. Write none, or see: zoo show {info.name}")
+    elif weights != "imagenet" and weights not in info.weights:
+        what = f'encoder {info.name} has no weights "{weights}", and no file is there. '
+        notes.add(key, what + suggest(weights, ["none", "imagenet", *info.weights], f"zoo show {info.name}"))
+    elif paths.offline():
+        chosen = info.weights[info.imagenet if weights == "imagenet" else weights]
+        if pretrained.local(info, chosen) is None:
+            notes.add_error(key, pretrained.absent(info, chosen, "ZOO_OFFLINE=1 forbids fetching them"))
