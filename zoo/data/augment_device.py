@@ -30,8 +30,8 @@ class DeviceAugment:
 
     `spec` as for `zoo.data.augment.Augment`; of single steps, those of the presets are known here. The image becomes
     float32, uint8 as [0, 1]. Integer and bool targets of the image's size, and `valid`, move along by the nearest
-    pixel; what comes from outside the image is 0 with `valid` False. Raises `UserError` for targets that cannot be moved
-    (floats, lists). Streams in `others` are left as they are.
+    pixel; what comes from outside the image is 0 with `valid` False. Raises `UserError` for targets that cannot be
+    moved (floats, lists). Streams in `others` are left as they are.
     """
 
     def __init__(self, spec: str | Sequence[Component]) -> None:

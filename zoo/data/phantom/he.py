@@ -16,10 +16,10 @@ from zoo.data.phantom.layout import BACKGROUND, EPITHELIUM, LUMEN, STROMA, Layou
 from zoo.data.phantom.noise import Field, along, fractal, smooth, step
 from zoo.stain.matrices import stain_matrix
 
-# Absorbance directions in the literature: Ruifrok and Johnston 2001; Macenko et al., ISBI 2009 (reference matrix);
-# Reinhard-style reference of Vahadane et al., TMI 2016 as used for their target slides.
-_HAEMATOXYLIN = np.array([(0.650, 0.704, 0.286), (0.5626, 0.7201, 0.4062), (0.490, 0.769, 0.410)])
-_EOSIN = np.array([(0.072, 0.990, 0.105), (0.2159, 0.8012, 0.5581), (0.092, 0.954, 0.283)])
+# Absorbance directions in use: Ruifrok and Johnston 2001; the reference of Macenko et al., ISBI 2009; HistomicsTK's
+# target slide of TCGA-BRCA, estimated by Macenko's method.
+_HAEMATOXYLIN = np.array([(0.650, 0.704, 0.286), (0.5626, 0.7201, 0.4062), (0.5808, 0.7168, 0.3859)])
+_EOSIN = np.array([(0.072, 0.990, 0.105), (0.2159, 0.8012, 0.5581), (0.0831, 0.9008, 0.4262)])
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _epithelium(rng: np.random.Generator, layout: Layout, fine: Field, coarse: F
     um, shape = layout.um, (layout.tissue.shape[0], layout.tissue.shape[1])
     vacuoles = step(smooth(rng, shape, 4.2 / um), 0.25, 0.75) * apical
     eosin = (0.82 + 0.07 * fine + 0.1 * coarse) * (1 - mucin * (0.3 * apical + 0.65 * vacuoles))
-    wash = (1.0 + 0.12 * fine + 0.15 * coarse) * (1 - mucin * (0.3 * apical + 0.6 * vacuoles))
+    wash = (1.6 + 0.12 * fine + 0.15 * coarse) * (1 - mucin * (0.3 * apical + 0.6 * vacuoles))
     return eosin.astype(np.float32), wash.astype(np.float32)
 
 

@@ -81,7 +81,8 @@ def lay_out(rng: np.random.Generator, shape: tuple[int, int], um: float, anatomy
         outside = cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5).astype(np.float32) * np.float32(um)
     else:
         outside = np.full(canvas, 1e3, np.float32)
-    lumina = _lumina(rng, depth, glands, um)
+    solid = bool(rng.random() < 0.3)  # nests of cells without a cavity, as in carcinoma
+    lumina = np.zeros_like(glands) if solid else _lumina(rng, depth, glands, um)
     tissue = np.full(canvas, STROMA, np.uint8)
     tissue[bare] = BACKGROUND
     tissue[glands > 0] = EPITHELIUM
@@ -99,7 +100,7 @@ def lay_out(rng: np.random.Generator, shape: tuple[int, int], um: float, anatomy
         angle=_fibres(rng, outside, um),
         chromatin=np.zeros(canvas, np.float32),
     )
-    _place_nuclei(rng, layout, anatomy)
+    _place_nuclei(rng, layout, anatomy, solid)
     return layout
 
 
@@ -182,10 +183,10 @@ def _fibres(rng: np.random.Generator, outside: Field, um: float) -> Field:
 # --- nuclei -----------------------------------------------------------------------------------------------------------
 
 
-def _place_nuclei(rng: np.random.Generator, layout: Layout, anatomy: Anatomy) -> None:
+def _place_nuclei(rng: np.random.Generator, layout: Layout, anatomy: Anatomy, solid: bool) -> None:
     classes: list[int] = []
     for kind, home, blobs in (
-        (EPITHELIAL, EPITHELIUM, _epithelial(rng, layout, anatomy)),
+        (EPITHELIAL, EPITHELIUM, _epithelial(rng, layout, anatomy, solid)),
         (LYMPHOCYTE, STROMA, _lymphocytes(rng, layout, anatomy)),
         (FIBROBLAST, STROMA, _fibroblasts(rng, layout, anatomy)),
     ):
@@ -194,13 +195,16 @@ def _place_nuclei(rng: np.random.Generator, layout: Layout, anatomy: Anatomy) ->
     layout.classes = np.asarray(classes, np.int64)
 
 
-def _epithelial(rng: np.random.Generator, layout: Layout, anatomy: Anatomy) -> Blobs:
-    """Return nuclei in rows along the outlines of glands, their long axes across the epithelium."""
+def _epithelial(rng: np.random.Generator, layout: Layout, anatomy: Anatomy, solid: bool) -> Blobs:
+    """Return nuclei in rows along the outlines of glands, their long axes across the epithelium; rows up to the middle
+    in a solid nest, in any direction there."""
     um = layout.um
     soft = cv2.GaussianBlur(layout.depth, (0, 0), max(1.0, 2 / um))
     gy, gx = np.gradient(soft)
     rows = [(rng.uniform(4.5, 6.5), 1.0)]
-    if rng.random() < anatomy.rows:
+    if solid:
+        rows += [(level, 0.9) for level in np.arange(rows[0][0] + 8.5, float(layout.depth.max()), 8.5)]
+    elif rng.random() < anatomy.rows:
         rows += [(rows[0][0] + rng.uniform(4.5, 6.5), 0.75)]
     found: list[NDArray[Any]] = []
     pitch = rng.uniform(6.2, 8.2) / um
@@ -221,13 +225,14 @@ def _epithelial(rng: np.random.Generator, layout: Layout, anatomy: Anatomy) -> B
     columns, rows_at = centres[:, 0].astype(int), centres[:, 1].astype(int)
     normal = np.arctan2(gy[rows_at, columns], gx[rows_at, columns])
     push = rng.normal(0, 0.9, n) / um
+    tilt = rng.normal(0, np.where(solid & (layout.depth[rows_at, columns] > 9), 1.5, 0.2), n)
     long, short = rng.normal(4.9, 0.6, n).clip(3.4, 7) / um, rng.normal(3.1, 0.35, n).clip(2.2, 4.2) / um
     return Blobs(
         centres[:, 0] + 0.5 + push * np.cos(normal),
         centres[:, 1] + 0.5 + push * np.sin(normal),
         long,
         short,
-        normal + rng.normal(0, 0.2, n),
+        normal + tilt,
         rng.uniform(0.5, 1.5, n) * anatomy.rough,
     )
 
