@@ -6,6 +6,7 @@ import shutil
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -49,7 +50,15 @@ def unpack(archive: Path, folder: Path, *, most_bytes: int | None = None) -> lis
                 return _write(archive, folder, ((name, size, s) for name, size, s in opened if s is not None))
     except FileNotFoundError:
         raise UserError(f"{archive}: there is no such file.") from None
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+    except (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        zlib.error,
+        EOFError,
+        OSError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:
         raise UserError(f"{archive}: the archive cannot be unpacked ({error}). Download it again.") from None
     raise UserError(f"{archive}: the file is no archive. Expected .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz.")
 

@@ -34,7 +34,8 @@ class ImageFile:
     """One image: (H, W) or (H, W, C), decoded when read.
 
     `shape`: (H, W) or (H, W, C). `dtype`: as stored. `spacing`: um per pixel (y, x) as the file states it, or None.
-    `windowed`: whether a window is read without decoding the whole. Picklable; holds no open file.
+    `windowed`: whether a window is read without decoding the whole; such a file stays open
+    between reads, until `close()`. Picklable.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class ImageFile:
         self.spacing = spacing
         self.windowed = windowed
         self._whole: Array | None = None
-        self._zarr: tuple[Any, str] | None = None
+        self._zarr: tuple[Any, str, Any] | None = None
         self._range: tuple[float, float] | None = None
 
     def __repr__(self) -> str:
@@ -109,15 +110,28 @@ class ImageFile:
         return self._range
 
     def close(self) -> None:
-        """Let go of decoded pixels; the next read decodes again."""
+        """Let go of decoded pixels and of the open file; the next read opens again."""
         self._whole = None
-        self._zarr = None
+        if self._zarr is not None:
+            self._zarr[2].close()
+            self._zarr = None
+
+    def __enter__(self) -> ImageFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_zarr", None) is not None:
+            self.close()
 
     def _decoded(self) -> Array:
         if self._whole is None:
             whole = _decode(self.path)
             if whole.nbytes > _RAM:
-                mapped = np.memmap(tempfile.TemporaryFile(), dtype=whole.dtype, mode="w+", shape=whole.shape)  # noqa: SIM115
+                with tempfile.TemporaryFile() as file:  # the map outlives it, and the disk space goes with the map
+                    mapped = np.memmap(file, dtype=whole.dtype, mode="w+", shape=whole.shape)
                 mapped[...] = whole
                 mapped.flush()
                 whole = mapped
@@ -130,11 +144,10 @@ class ImageFile:
 
         with _explained(self.path):
             if self._zarr is None:
-                with tifffile.TiffFile(self.path) as file:
-                    series = file.series[0]
-                    store = series.aszarr(level=0)
-                    self._zarr = (zarr.open(store, mode="r"), series.axes)
-            array, axes = self._zarr
+                file = tifffile.TiffFile(self.path)
+                series = file.series[0]
+                self._zarr = (zarr.open(series.aszarr(level=0), mode="r"), series.axes, file)
+            array, axes, _ = self._zarr
             window = {"Y": slice(y0, y0 + h), "X": slice(x0, x0 + w), "S": slice(None), "C": slice(None)}
             picked = np.asarray(array[tuple(window.get(axis, 0) for axis in axes)])
         return _channels_last(picked, "".join(axis for axis in axes if axis in window))
