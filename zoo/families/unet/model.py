@@ -168,11 +168,19 @@ class UNet(Family):
         }
         return weighted_sum(self.options.loss, maps["logits"], target, shared, weight)
 
-    def decode(self, maps: Maps, geometry: Sequence[Geometry]) -> list[dict[str, Prediction]]:
-        """Return `semantic`, `instances` or both for each image, at the scale of its source."""
+    def decode(
+        self, maps: Maps, geometry: Sequence[Geometry], threshold: float | None = None
+    ) -> list[dict[str, Prediction]]:
+        """Return `semantic`, `instances` or both for each image, at the scale of its source.
+
+        `threshold`: probability from which a pixel belongs to the class; None = the options'.
+        """
+        if threshold is not None and self.mode == "multiclass":
+            raise UserError("unet: this model chooses between classes and has no threshold. Leave the option out.")
         found = maps["logits"].detach().float().cpu()
+        options = self.options if threshold is None else self.options.model_copy(update={"threshold": threshold})
         return [
-            decode(planes, where, self.options, self.classes, self.mode)
+            decode(planes, where, options, self.classes, self.mode)
             for planes, where in zip(found, geometry, strict=True)
         ]
 
