@@ -95,7 +95,13 @@ TABLES: dict[str, dict[str, str]] = {
         "phantom": "zoo.data.phantom.reader:PhantomReader",
         "wbc": "zoo.data.readers.wbc:WbcReader",
     },
-    "writer": {},
+    "writer": {
+        "boxes": "zoo.io.writers:BoxesWriter",
+        "instances": "zoo.io.writers:InstancesWriter",
+        "label": "zoo.io.writers:LabelWriter",
+        "picture": "zoo.io.writers:PictureWriter",
+        "semantic": "zoo.io.writers:SemanticWriter",
+    },
     "procedure": {},
     "engine": {
         "predict": "zoo.inference.predict:predict_array",

@@ -1,0 +1,316 @@
+"""Images in, files that other tools open out: `predict_files`.
+
+What an image gets is written beside its final place and moved there when it is complete, its record
+(`STEM.prediction.json`) last: a run that is stopped leaves no half result, and the next one goes on where it ended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import zoo
+from zoo import registry
+from zoo.errors import DataError, Interrupted, UserError
+from zoo.families.base import Family
+from zoo.inference.inputs import Item, find_images
+from zoo.inference.predict import Settings, predict_source, settings_for
+from zoo.inference.source import Mpp, Source, of_file, scale_of
+from zoo.io import overlay
+from zoo.io.geojson import Feature, write_features
+from zoo.io.images import read_image
+from zoo.io.writers import Target, Writer
+
+RECORD = "prediction.json"
+
+
+@dataclass
+class Summary:
+    """What `predict_files` did: stems done and skipped, and what failed, as {"file", "error"}."""
+
+    out: Path
+    done: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failures: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def status(self) -> int:
+        """Return the exit status: 1 where an image failed."""
+        return 1 if self.failures else 0
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.done)} predicted"]
+        parts += [f"{len(self.skipped)} already there"] if self.skipped else []
+        parts += [f"{len(self.failures)} failed (see {self.out / 'failures.json'})"] if self.failures else []
+        return f"{self.out}: {', '.join(parts)}"
+
+
+def predict_files(
+    family: Family,
+    paths: Iterable[str | Path],
+    out: str | Path,
+    *,
+    mpp: Mpp = None,
+    tile: int | None = None,
+    overlap: int | None = None,
+    batch: int = 8,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> Summary:
+    """Predict images, folders and globs into the folder `out`; return what was done.
+
+    An image whose results are there, made with the same weights and options, is skipped unless `overwrite`. A broken
+    image is noted in `failures.json` and skipped. `mpp` and the rest: see `predict_array`. Raises `UserError` before
+    anything is written (nothing to read, an option that cannot be, a resolution that is needed and not known), and
+    `Interrupted` on Ctrl-C.
+    """
+    out = Path(out)
+    settings = settings_for(family, options, mpp=mpp, tile=tile, overlap=overlap, batch=batch, seed=seed)
+    items = find_images(paths, out)
+    _check_resolution(family, items, settings)
+    _check_folder(out)
+    summary = Summary(out)
+    run = fingerprint(family, settings)
+    try:
+        for item in _shown(items, progress):
+            _one(family, item, settings, run, summary, overwrite)
+    except KeyboardInterrupt:
+        raise Interrupted(f"{summary}. Stopped; the same command goes on from here.") from None
+    finally:
+        _write_failures(summary)
+    return summary
+
+
+def fingerprint(family: Family, settings: Settings) -> str:
+    """Return a hash of everything but the image that decides a result: weights, options, settings, this version."""
+    digest = hashlib.sha256()
+    kept = {k: v for k, v in vars(settings).items() if k != "batch"}
+    told = [zoo.__version__, family.name, family.options.model_dump(mode="json"), kept]
+    digest.update(json.dumps(told, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(family.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".zoo-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{out}: cannot write there ({error.strerror}). Choose another --out.") from None
+
+
+def _check_resolution(family: Family, items: list[Item], settings: Settings) -> None:
+    """Raise `UserError` where the first readable image lacks a resolution that the model needs."""
+    for item in items:
+        try:
+            file = read_image(item.path)
+        except DataError:
+            continue
+        scale_of(family.spec, file.mpp, settings.mpp, str(item.path))
+        return
+
+
+def _shown(items: list[Item], progress: bool) -> Iterator[Item]:
+    if not progress:
+        yield from items
+        return
+    from tqdm import tqdm
+
+    yield from tqdm(items, unit="image", file=sys.stderr, dynamic_ncols=True, leave=False)
+
+
+def _one(family: Family, item: Item, settings: Settings, run: str, summary: Summary, overwrite: bool) -> None:
+    final = summary.out / item.stem
+    try:
+        key = _key(item.path, run)
+        if not overwrite and _is_done(final, key):
+            summary.skipped.append(item.stem.as_posix())
+            return
+        _predict(family, item.path, final, settings, key)
+        summary.done.append(item.stem.as_posix())
+    except (DataError, UserError) as error:
+        summary.failures.append({"file": str(item.path), "error": str(error)})
+    except MemoryError:
+        advice = "the image does not fit into memory. Save it as a tiled TIFF."
+        summary.failures.append({"file": str(item.path), "error": f"{item.path}: {advice}"})
+    except OSError as error:
+        raise UserError(f"{final}: cannot be written ({error.strerror}). Make room or choose another --out.") from None
+
+
+def _key(path: Path, run: str) -> str:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
+    return hashlib.sha256(f"{run} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()
+
+
+def _named(final: Path, suffix: str) -> Path:
+    return final.with_name(f"{final.name}.{suffix}")
+
+
+def _record(final: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(_named(final, RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_done(final: Path, key: str) -> bool:
+    record = _record(final)
+    files = record.get("files", [])
+    return record.get("key") == key and bool(files) and all((final.parent / name).is_file() for name in files)
+
+
+def _predict(family: Family, path: Path, final: Path, settings: Settings, key: str) -> None:
+    """Predict one image into a folder beside its final place, and move the files when they are complete."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    work = final.with_name(f".{final.name}.part-{os.getpid()}")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        file = read_image(path)
+        source = of_file(file, family.spec)
+        about = _write(family, source, work, final.name, settings)
+        file.close()
+        before = _record(final).get("files", [])
+        _named(final, RECORD).unlink(missing_ok=True)
+        written = sorted(p.name for p in work.iterdir())
+        for stale in set(before) - set(written):
+            (final.parent / Path(stale).name).unlink(missing_ok=True)
+        for name in written:
+            (work / name).replace(final.parent / name)
+        record = {
+            "zoo": zoo.__version__,
+            "family": family.name,
+            "weights": family.weights_name or None,
+            "image": path.name,
+            **about,
+            "files": written,
+            "key": key,
+        }
+        partial = work / RECORD
+        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        partial.replace(_named(final, RECORD))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _write(family: Family, source: Source, folder: Path, stem: str, settings: Settings) -> dict[str, Any]:
+    """Write every file of one image; return what the record says about it."""
+    mpp = _mpp_of(family, source, settings)
+    kinds = Counter(output.kind for output in family.spec.outputs.values())
+
+    def target(name: str, kind: str) -> Target:
+        prefix = f"{stem}.{name}" if kinds[kind] > 1 else stem
+        output = family.spec.outputs.get(name)
+        return Target(lambda ending: folder / f"{prefix}.{ending}", source.shape, mpp, output.colours if output else {})
+
+    writers: dict[str, Writer] = {}
+    try:
+        with closing(predict_source(family, source, settings)) as parts:
+            for part in parts:
+                for name, prediction in part.predictions.items():
+                    if name not in writers:
+                        kind = prediction.kind
+                        writers[name] = registry.get("writer", kind)(target(name, kind))
+                    writers[name].put(part.begin, prediction)
+                tables = part.tables
+        for name, writer in writers.items():
+            writer.end(tables.get(name))
+        _common(writers, source, folder, stem)
+    finally:
+        for writer in writers.values():
+            writer.abort()
+    height, width = source.shape
+    return {"height": height, "width": width, "mpp": mpp, "seed": settings.seed}
+
+
+def _mpp_of(family: Family, source: Source, settings: Settings) -> float | None:
+    """Return um per pixel of the image: what the user says goes before what the file says."""
+    if isinstance(settings.mpp, int | float):
+        return float(settings.mpp)
+    return family.spec.mpp if settings.mpp == "native" and source.mpp is None else source.mpp
+
+
+def _common(writers: dict[str, Writer], source: Source, folder: Path, stem: str) -> None:
+    """Write what an image has once, whatever its outputs: `STEM.geojson` and `STEM.overlay.png`.
+
+    Where a model says objects beside a semantic map, the objects are what is drawn and listed.
+    """
+    kinds = {name: type(writer) for name, writer in writers.items()}
+    objects = [registry.get("writer", kind) for kind in ("instances", "boxes")]
+    semantic, label = registry.get("writer", "semantic"), registry.get("writer", "label")
+    chosen = [w for name, w in writers.items() if kinds[name] in objects]
+    chosen = chosen or [w for name, w in writers.items() if kinds[name] is semantic]
+
+    def features() -> Iterator[Feature]:
+        for writer in chosen:
+            yield from writer.features()
+
+    if chosen:
+        write_features(folder / f"{stem}.geojson", features())
+    drawn = [*chosen, *(w for name, w in writers.items() if kinds[name] is label)]
+    if not drawn:
+        return
+    layers: list[overlay.Layer] = []
+    legend: list[overlay.Entry] = []
+    for writer in drawn:
+        more, entries = writer.layers()
+        layers += more
+        legend += entries
+    from PIL import Image
+
+    picture = overlay.draw(thumbnail(source, overlay.reduction(source.shape)), layers, legend)
+    Image.fromarray(picture).save(folder / f"{stem}.overlay.png", compress_level=4)
+
+
+def thumbnail(source: Source, step: int) -> NDArray[np.uint8]:
+    """Return (ceil(H / step), ceil(W / step), 3) uint8: the picture with `step` x `step` pixels averaged into one."""
+    import cv2
+
+    height, width = source.shape
+    lines = max(1, 512 // step) * step
+    size = -(-width // step)
+    bands = []
+    for begin in range(0, height, lines):
+        rows = source.rows(begin, min(begin + lines, height))
+        rows = rows if rows.shape[2] == 3 else rows[..., :1]
+        missing = (-len(rows) % step, size * step - width)
+        if any(missing):
+            rows = np.pad(rows, ((0, missing[0]), (0, missing[1]), (0, 0)), "edge")
+        small = rows if step == 1 else cv2.resize(rows, (size, len(rows) // step), interpolation=cv2.INTER_AREA)
+        bands.append(small.reshape(*small.shape[:2], -1))
+    picture = np.concatenate(bands)
+    if picture.dtype != np.uint8:
+        low, high = np.percentile(picture, (0.5, 99.5))
+        picture = np.clip((picture - low) / max(high - low, 1e-9) * 255, 0, 255).astype(np.uint8)
+    return picture if picture.shape[2] == 3 else np.repeat(picture, 3, axis=2)
+
+
+def _write_failures(summary: Summary) -> None:
+    """Write `failures.json`, or take away the one of an earlier run where nothing fails any more."""
+    path = summary.out / "failures.json"
+    if summary.failures:
+        path.write_text(json.dumps(summary.failures, indent=1) + "\n", encoding="utf-8")
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,92 @@
+"""Which images a user means: files, folders, globs; and what each one's results are called."""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo.errors import UserError, suggest
+from zoo.io.images import IMAGE_SUFFIXES
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image and the name of its results below the output folder, with sub-folders and without an ending."""
+
+    path: Path
+    stem: Path
+
+
+def find_images(paths: Iterable[str | Path], out: Path) -> list[Item]:
+    """Return the images of files, folders (with all below) and globs, sorted within each, each image once.
+
+    What lies in `out` or in a hidden folder is left out. Sub-folders of a folder or of a glob's fixed part are kept in
+    the stem; images that differ in their endings only keep them. Raises `UserError` where a path leads to nothing or two
+    images would write the same files.
+    """
+    out = out.resolve()
+    found: dict[Path, Path] = {}
+    for path in paths:
+        before = len(found)
+        hits = list(_expand(Path(path).expanduser()))
+        for image, relative in hits:
+            resolved = image.resolve()
+            if not resolved.is_relative_to(out):
+                found.setdefault(image, relative)
+        if not hits or (len(found) == before and not any(image in found for image, _ in hits)):
+            raise UserError(f"{path}: no image there. Expected files that end in {', '.join(IMAGE_SUFFIXES)}.")
+    if not found:
+        raise UserError("no image given. Expected files, folders or globs.")
+    return _named(found)
+
+
+def _named(found: dict[Path, Path]) -> list[Item]:
+    plain = Counter(relative.with_suffix("") for relative in found.values())
+    items = [
+        Item(image, relative if plain[relative.with_suffix("")] > 1 else relative.with_suffix(""))
+        for image, relative in found.items()
+    ]
+    taken: dict[Path, Path] = {}
+    for item in items:
+        other = taken.setdefault(item.stem, item.path)
+        if other != item.path:
+            raise UserError(
+                f"{other} and {item.path}: both would write {item.stem}.*. Expected one image a name. "
+                "Predict them into two folders."
+            )
+    return items
+
+
+def _expand(path: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield (image, its path relative to what the user named)."""
+    if path.is_dir():
+        yield from _below(path, sorted(path.rglob("*")))
+    elif path.exists():
+        yield path, Path(path.name)
+    elif glob.has_magic(str(path)):
+        root = Path(*_fixed(path))
+        hits = [Path(hit) for hit in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207  (** and absolute)
+        yield from _below(root, hits)
+    else:
+        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"{path}: there is no such file or folder. {suggest(path.name, near) if near else ''}".strip())
+
+
+def _fixed(path: Path) -> list[str]:
+    parts: list[str] = []
+    for part in path.parts[:-1]:
+        if glob.has_magic(part):
+            break
+        parts.append(part)
+    return parts
+
+
+def _below(root: Path, candidates: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
+    for candidate in candidates:
+        relative = candidate.relative_to(root)
+        hidden = any(part.startswith(".") for part in relative.parts)
+        if candidate.suffix.lower() in IMAGE_SUFFIXES and not hidden and candidate.is_file():
+            yield candidate, relative

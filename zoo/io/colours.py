@@ -1,0 +1,42 @@
+"""Colours of classes: those that a card names, else a palette that colour-blind people can tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+Rgb = tuple[int, int, int]
+
+# Okabe and Ito, "Color Universal Design" (2008), without black, ordered to stand out from pink and purple tissue
+PALETTE: tuple[Rgb, ...] = (
+    (0, 158, 115),  # bluish green
+    (230, 159, 0),  # orange
+    (86, 180, 233),  # sky blue
+    (240, 228, 66),  # yellow
+    (213, 94, 0),  # vermillion
+    (0, 114, 178),  # blue
+    (204, 121, 167),  # reddish purple
+)
+
+
+def colours_of(classes: Sequence[str], named: Mapping[str, str] | None = None) -> list[Rgb]:
+    """Return a colour a class: `named` (#rrggbb by class name) goes before the palette, which "background" leaves alone."""
+    found: list[Rgb] = []
+    following = 0
+    for name in classes:
+        if named and name in named:
+            found.append(from_hex(named[name]))
+        elif name == "background":
+            found.append((128, 128, 128))
+        else:
+            found.append(PALETTE[following % len(PALETTE)])
+            following += 1
+    return found
+
+
+def from_hex(text: str) -> Rgb:
+    """Return the colour of #rrggbb. Raises `ValueError` for anything else."""
+    digits = text.removeprefix("#")
+    if len(digits) != 6:
+        raise ValueError(f'"{text}" is no colour. Expected #rrggbb')
+    red, green, blue = (int(digits[i : i + 2], 16) for i in (0, 2, 4))
+    return red, green, blue

@@ -1,0 +1,120 @@
+"""GeoJSON as QuPath reads and writes it: objects as closed rings in pixels of level 0.
+
+A ring runs along pixel edges, so that a polygon's area is the object's number of pixels. Points are (x, y); outer rings
+have positive shoelace area, holes are inner rings with negative area (RFC 7946, read with y pointing down). An object in
+several pieces is a MultiPolygon.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.io.colours import Rgb
+from zoo.postprocess.contours import Polygon, mask_polygons, ring_area
+
+Ring = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One object to write: its polygons, its class and what was measured on it.
+
+    `kind`: what QuPath makes of it; "detection" is light and meant for many objects.
+    """
+
+    polygons: Sequence[Polygon]
+    class_name: str
+    colour: Rgb
+    name: str = ""
+    kind: Literal["detection", "annotation"] = "detection"
+    measurements: dict[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the feature as GeoJSON."""
+        rings = [[p.outer.tolist(), *(hole.tolist() for hole in p.holes)] for p in self.polygons]
+        single = len(rings) == 1
+        properties: dict[str, Any] = {
+            "objectType": self.kind,
+            "classification": {"name": self.class_name, "color": list(self.colour)},
+            "isLocked": False,
+        }
+        if self.name:
+            properties["name"] = self.name
+        if self.measurements:
+            properties["measurements"] = self.measurements
+        return {
+            "type": "Feature",
+            "geometry": {
+                "type": "Polygon" if single else "MultiPolygon",
+                "coordinates": rings[0] if single else rings,
+            },
+            "properties": properties,
+        }
+
+
+def write_features(path: Path, features: Iterable[Feature]) -> int:
+    """Write a FeatureCollection, one feature a line, as they come; return how many there were."""
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        file.write('{"type":"FeatureCollection","features":[')
+        for feature in features:
+            file.write(",\n" if count else "\n")
+            json.dump(feature.as_dict(), file, separators=(",", ":"))
+            count += 1
+        file.write("\n]}\n")
+    return count
+
+
+def polygons_of(mask: NDArray[Any], offset: tuple[int, int] = (0, 0), step: int = 1) -> list[Polygon]:
+    """Return a mask's polygons with rings that touch neither themselves nor, but in points, each other.
+
+    `offset`: (row, column) of the mask's first pixel; `step`: side of the mask's pixels in pixels of level 0.
+    """
+    found = []
+    for polygon in mask_polygons(mask, offset):
+        loops = [loop for ring in (polygon.outer, *polygon.holes) for loop in simple_loops(ring)]
+        outer = next(loop for loop in loops if ring_area(loop) > 0)
+        found.append(Polygon(outer * step, [loop * step for loop in loops if ring_area(loop) < 0]))
+    return found
+
+
+def simple_loops(ring: Ring) -> Iterator[Ring]:
+    """Yield a closed ring cut where it meets itself: a piece of background that is enclosed but for a corner is a hole."""
+    path: list[tuple[int, int]] = []
+    seen: dict[tuple[int, int], int] = {}
+    for x, y in ring.tolist():
+        point = (x, y)
+        if point in seen:
+            start = seen[point]
+            yield np.array([*path[start:], point], ring.dtype)
+            for gone in path[start + 1 :]:
+                del seen[gone]
+            del path[start + 1 :]
+        else:
+            seen[point] = len(path)
+            path.append(point)
+
+
+def rectangle(x0: float, y0: float, x1: float, y1: float) -> Polygon:
+    """Return a box as a polygon."""
+    return Polygon(np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]], float))  # type: ignore[arg-type]
+
+
+def measured(area: float, mpp: float | None, score: float | None = None, label: int | None = None) -> dict[str, float]:
+    """Return an object's measurements under the names that every file uses."""
+    found: dict[str, float] = {}
+    if label is not None:
+        found["Label"] = label
+    found["Area px^2"] = float(area)
+    if mpp is not None:
+        found["Area um^2"] = round(float(area) * mpp**2, 4)
+    if score is not None:
+        found["Score"] = round(float(score), 5)
+    return found

@@ -1,0 +1,121 @@
+"""A picture with outlines and a legend, to look at. Large pictures are shown smaller, small ones larger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.io.colours import Rgb
+
+LARGEST, SMALLEST = 2048, 512
+"""Longest side of an overlay: larger pictures are reduced, smaller ones enlarged by a whole factor."""
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """Regions to outline: `labels` (h, w), 0 = nothing; `colour_of` (max label + 1, 3) uint8; `fill`: opacity inside."""
+
+    labels: NDArray[Any]
+    colour_of: NDArray[np.uint8]
+    fill: float = 0.0
+
+
+@dataclass(frozen=True)
+class Rectangles:
+    """Boxes to draw: `xyxy` (N, 4) in pixels of the picture shown, `colours` (N, 3) uint8."""
+
+    xyxy: NDArray[Any]
+    colours: NDArray[np.uint8]
+
+
+Layer = Outlines | Rectangles
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the legend: a colour (None = no swatch) and its words."""
+
+    colour: Rgb | None
+    text: str
+
+
+def reduction(shape: tuple[int, int]) -> int:
+    """Return the side, in pixels of level 0, of a pixel of the overlay of a picture of that shape."""
+    return max(1, -(-max(shape) // LARGEST))
+
+
+def draw(picture: NDArray[np.uint8], layers: Sequence[Layer], legend: Sequence[Entry]) -> NDArray[np.uint8]:
+    """Return (h, w, 3) uint8: the picture (H, W, 3) with its layers, and a legend below it."""
+    factor = max(1, SMALLEST // max(picture.shape[:2]))
+    shown = _enlarged(picture, factor).copy()
+    for layer in layers:
+        if isinstance(layer, Outlines):
+            _outline(shown, layer, factor)
+        else:
+            _rectangles(shown, layer, factor)
+    return np.concatenate([shown, _legend(shown.shape[1], legend)]) if legend else shown
+
+
+def _enlarged(array: NDArray[Any], factor: int) -> NDArray[Any]:
+    return array if factor == 1 else array.repeat(factor, 0).repeat(factor, 1)
+
+
+def _outline(shown: NDArray[np.uint8], layer: Outlines, factor: int) -> None:
+    labels = _enlarged(layer.labels, factor)
+    if layer.fill:
+        inside = labels > 0
+        tint = layer.colour_of[labels[inside]].astype(np.float32)
+        shown[inside] = np.rint(shown[inside] * (1 - layer.fill) + tint * layer.fill).astype(np.uint8)
+    width = 1 if max(labels.shape) < 1000 else 2
+    line = np.zeros(labels.shape, bool)
+    for distance in range(1, width + 1):
+        for axis in (0, 1):
+            near, far = [slice(None)] * 2, [slice(None)] * 2
+            near[axis], far[axis] = slice(distance, None), slice(None, -distance)
+            differs = labels[tuple(near)] != labels[tuple(far)]
+            line[tuple(near)] |= differs
+            line[tuple(far)] |= differs
+    line &= labels > 0
+    shown[line] = layer.colour_of[labels[line]]
+
+
+def _rectangles(shown: NDArray[np.uint8], layer: Rectangles, factor: int) -> None:
+    width = 2 if max(shown.shape[:2]) < 1000 else 3
+    for box, colour in zip(layer.xyxy * factor, layer.colours, strict=True):
+        x0, y0 = (int(v) for v in np.floor(box[:2]))
+        x1, y1 = (int(v) for v in np.ceil(box[2:]))
+        x0, y0 = max(x0, 0), max(y0, 0)
+        inner = (slice(y0 + width, max(y1 - width, y0 + width)), slice(x0 + width, max(x1 - width, x0 + width)))
+        kept = shown[inner].copy()
+        shown[y0:y1, x0:x1] = colour
+        shown[inner] = kept
+
+
+def _legend(width: int, entries: Sequence[Entry]) -> NDArray[np.uint8]:
+    from PIL import Image, ImageDraw, ImageFont
+
+    size = int(np.clip(width / 45, 13, 30))
+    line, gap = round(size * 1.7), round(size * 0.6)
+    font = ImageFont.load_default(size)
+    places: list[tuple[int, int, Entry]] = []
+    x, y = gap, 0
+    for entry in entries:
+        swatch = size + gap if entry.colour else 0
+        needed = swatch + round(font.getlength(entry.text)) + 2 * gap
+        if x > gap and x + needed > width:
+            x, y = gap, y + line
+        places.append((x, y, entry))
+        x += needed
+    canvas = Image.new("RGB", (width, y + line), "white")
+    pen = ImageDraw.Draw(canvas)
+    for x, y, entry in places:
+        middle = y + line // 2
+        if entry.colour:
+            pen.rectangle((x, middle - size // 2, x + size, middle + size // 2), fill=entry.colour)
+            x += size + gap
+        pen.text((x, middle), entry.text, fill="black", font=font, anchor="lm")
+    return np.asarray(canvas)
