@@ -170,7 +170,10 @@ def _sentence(error: Mapping[str, Any], schema: type[BaseModel], key: Key) -> st
         return f'unknown key "{key[-1]}". {suggest(str(key[-1]), _fields_at(schema, key))}'.strip()
     if kind == "missing":
         return "the key is missing. It has no default: write it down."
-    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ").removeprefix("should ")
+    message = str(error["msg"])
+    for prefix in ("Value error, ", "Assertion failed, ", "Input ", "should ", "be "):
+        message = message.removeprefix(prefix)
+    message = message.replace("String should match pattern", "text that matches")
     if kind == "literal_error":
         expected = str(error["ctx"]["expected"]).replace("'", "")
         close = suggest(str(received), expected.replace(" or ", ", ").split(", "))

@@ -17,9 +17,8 @@ from pydantic import BaseModel, ValidationError
 from zoo import cards, registry
 from zoo.cards import DatasetCard, WeightsCard
 from zoo.errors import Problem, Problems, UserError, suggest
-from zoo.families import build
 from zoo.families.base import Family
-from zoo.recipe import Data, Loading, Recipe, Train, apply_overrides, read_recipe, recipe_file
+from zoo.recipe import Data, Loading, Recipe, Train, apply_overrides, load_recipe, read_recipe, recipe_file
 from zoo.schema import Component, Document, problems_of, read_yaml, validate
 from zoo.training import optim
 from zoo.training.check_data import check_loading, check_needs, check_source, check_stride
@@ -60,9 +59,7 @@ def check(name: str | Path, overrides: Sequence[str] = (), *, data: bool = False
     return sorted(notes.problems, key=lambda p: (p.file.startswith("command line"), p.file, p.line))
 
 
-def prepare(
-    recipe: Recipe, document: Document | None = None, *, data: bool = True, devices: int = 1
-) -> Plan:
+def prepare(recipe: Recipe, document: Document | None = None, *, data: bool = True, devices: int = 1) -> Plan:
     """Return the plan of a recipe. Raises `Problems` with every mistake; `document` tells their lines."""
     notes = Notes(document or Document(recipe.values(), {(): (f"recipe {recipe.name}", 0)}))
     plan = _check_recipe(notes, recipe, data, devices)
@@ -71,16 +68,12 @@ def prepare(
     return plan
 
 
-def load_and_prepare(
-    name: str | Path, overrides: Sequence[str] = (), *, data: bool = True, devices: int = 1
-) -> Plan:
-    """Return the plan of a recipe by name or path. Raises `Problems` with every mistake."""
-    problems = check(name, overrides, data=data, devices=devices)
+def load_recipe_for_training(name: str | Path, overrides: Sequence[str] = (), *, devices: int = 1) -> Recipe:
+    """Return a recipe that may be trained here: its mistakes, and data that are not here, raise `Problems`."""
+    problems = check(name, overrides, data=True, devices=devices)
     if problems:
         raise Problems(problems)
-    document = read_recipe(recipe_file(name))
-    apply_overrides(document, overrides)
-    return prepare(validate(Recipe, document), document, data=data, devices=devices)
+    return load_recipe(name, overrides)
 
 
 # --- one schema, in spite of mistakes ---------------------------------------------------------------------------------
@@ -103,7 +96,8 @@ def _salvaged(schema: type[Any], document: Document, prefix: Key, notes: Notes) 
             if attempt == 0:
                 notes.problems += [p for p in found if p not in notes.problems]
             keys = [_parts(p.where)[len(prefix) :] for p in found]
-            if not all([_repair(schema, values, key) for key in keys]):
+            repaired = [_repair(schema, values, key) for key in keys]
+            if not all(repaired):
                 return None
     return None
 
@@ -164,7 +158,9 @@ def _check_recipe(notes: Notes, recipe: Recipe, here: bool, devices: int) -> Pla
     family = _family(notes, recipe.family)
     options = None
     if family is not None:
-        options = _salvaged(family.Options, Document({"model": recipe.model}, _places(notes), notes.document.file), ("model",), notes)
+        options = _salvaged(
+            family.Options, Document({"model": recipe.model}, _places(notes), notes.document.file), ("model",), notes
+        )
     stride = check_encoders(notes, options, ("model",)) if isinstance(options, BaseModel) else None
     trained: list[tuple[Key, DatasetCard]] = []
     for key, data in _all_data(recipe):
@@ -324,7 +320,9 @@ def _check_channels(notes: Notes, options: Any, trained: Sequence[tuple[Key, Dat
     for place, card in trained:
         absent = [name for name in wanted if name not in card.channels]
         if absent and len(card.channels) != 1:
-            what = f"dataset {card.name} has channels {', '.join(card.channels)}, but the model wants {', '.join(wanted)}"
+            what = (
+                f"dataset {card.name} has channels {', '.join(card.channels)}, but the model wants {', '.join(wanted)}"
+            )
             notes.add(place, f"{what}. Set model.channels, or choose another dataset")
 
 
@@ -358,7 +356,7 @@ def _named(name: str) -> Path:
 
     known = {**card_files(), **cards.dataset_files(), **recipe_files()}
     if name not in known:
-        raise UserError(f'{name}: no such file, recipe or card. {suggest(name, known, "zoo list recipes")}')
+        raise UserError(f"{name}: no such file, recipe or card. {suggest(name, known, 'zoo list recipes')}")
     return known[name]
 
 

@@ -32,7 +32,9 @@ def check_loading(
             _check_images(notes, loading, card, key)
     if loading.batch % devices:
         fitting = max(devices, loading.batch // devices * devices)
-        what = f"{loading.batch} samples cannot be shared out evenly over {devices} devices. Write for example {fitting}"
+        what = (
+            f"{loading.batch} samples cannot be shared out evenly over {devices} devices. Write for example {fitting}"
+        )
         notes.add((*key, "batch"), what)
     _check_size(notes, loading, key, max((len(card.channels) for card in found), default=3))
     _check_augment(notes, loading, key)
@@ -98,7 +100,9 @@ def _open(notes: Notes, source: DataSource, key: Key, open_dataset: Any, trainin
 def _check_images(notes: Notes, loading: Loading, card: DatasetCard, key: Key) -> None:
     if loading.size is not None and len(loading.size) != len(card.axes) - 1:
         expected = "height and width" if card.axes == "CYX" else "depth, height and width"
-        what = f"{len(loading.size)} numbers for images of dataset {card.name}, which are {card.axes}. Expected {expected}"
+        what = (
+            f"{len(loading.size)} numbers for images of dataset {card.name}, which are {card.axes}. Expected {expected}"
+        )
         notes.add((*key, "size"), what)
     own = card.reader.name == "folder"  # whose files may say their spacing themselves
     if loading.mpp is not None and card.spacing.um is None and not own:
@@ -115,7 +119,8 @@ def _check_size(notes: Notes, loading: Loading, key: Key, channels: int) -> None
     amount = 4 * loading.batch * channels * math.prod(loading.size)
     if amount > LARGEST:
         shown = " x ".join(map(str, loading.size))
-        what = f"{loading.batch} patches of {shown} are {amount / 2**30:.0f} GiB of input alone. Write a smaller size or batch"
+        what = f"{loading.batch} patches of {shown} are {amount / 2**30:.0f} GiB of input alone. "
+        what += "Write a smaller size or batch"
         notes.add((*key, "size"), what)
 
 
@@ -156,7 +161,9 @@ def check_needs(
     if len(notes.problems) == before and found:
         for need in needs:
             if not any(meets(card, need) for _, card in found):
-                notes.add(key, f"family {family} also learns from {_said(need)}, which no dataset has. Add one that has it")
+                notes.add(
+                    key, f"family {family} also learns from {_said(need)}, which no dataset has. Add one that has it"
+                )
     return len(notes.problems) == before
 
 

@@ -26,7 +26,8 @@ class Notes:
 
     def add(self, key: Sequence[str | int], what: str) -> None:
         """Note one mistake."""
-        problem = self.document.problem(key, what if what.endswith((".", "?")) else f"{what}.")
+        finished = what.endswith((".", "?")) or "See: " in what.rpartition(". ")[2] + what.rpartition("? ")[2]
+        problem = self.document.problem(key, what if finished else f"{what}.")
         if problem not in self.problems:
             self.problems.append(problem)
 
@@ -49,7 +50,9 @@ def check_component(
     cost little.
     """
     if component.name not in registry.table(kind):
-        notes.add((*key, "name") if (*key, "name") in notes.document.places else key, registry.unknown(kind, component.name))
+        notes.add(
+            (*key, "name") if (*key, "name") in notes.document.places else key, registry.unknown(kind, component.name)
+        )
         return
     try:
         made = registry.get(kind, component.name)
@@ -73,7 +76,7 @@ def check_arguments(
     named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
     try:
-        hints = get_type_hints(made.__init__ if isinstance(made, type) else made)
+        hints = get_type_hints(vars(made).get("__init__", made) if isinstance(made, type) else made)
     except (NameError, TypeError):
         hints = {}
     for argument, value in arguments.items():

@@ -1,0 +1,44 @@
+"""List what there is. Each line begins with a name: `zoo show NAME` says more."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+
+from zoo.cli import catalogue
+from zoo.cli.text import as_json, table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `zoo list`."""
+    parser.add_argument("kind", choices=list(catalogue.KINDS), metavar="KIND", help=", ".join(catalogue.KINDS))
+    parser.add_argument("--family", metavar="NAME", help="only what is of this family (recipes, weights)")
+    parser.add_argument("--licence", metavar="TEXT", help="only where the licence has this text in its name")
+    parser.add_argument("--usable-now", action="store_true", help="only what needs nothing that is not on this machine")
+    parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the list."""
+    items = catalogue.KINDS[args.kind]()
+    if args.family:
+        from zoo import registry
+        from zoo.errors import UserError
+
+        if args.family not in registry.table("family"):
+            raise UserError(f"zoo list: --family: {registry.unknown('family', args.family)}")
+        items = [item for item in items if item.family == args.family]
+    if args.licence:
+        items = [item for item in items if args.licence.casefold() in item.licence.casefold()]
+    if args.usable_now:
+        if args.kind == "encoders":
+            items = [replace(item, usable=catalogue.has_encoder_weights(item.name)) for item in items]
+        items = [item for item in items if item.usable is not False]
+    if args.json:
+        print(as_json([item.as_values() for item in items]))
+    elif items:
+        print(table([(item.name, *item.columns) for item in items]))
+    else:
+        print(f"no {args.kind} of that kind", file=sys.stderr)
+    return 0

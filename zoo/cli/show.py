@@ -1,0 +1,188 @@
+"""Show one thing whole: a recipe, a family, an encoder, a dataset, weights, a component; or `recipe`: every key that a
+recipe may have."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from zoo.cli.text import as_json, paragraph, table
+from zoo.errors import UserError, suggest
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Page = tuple[dict[str, Any], str]
+"""Values for JSON, and text for a person."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `zoo show`."""
+    parser.add_argument(
+        "name", metavar="NAME", help="a name from `zoo list`, or `recipe`, `dataset-card`, `weights-card`"
+    )
+    parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print everything of that name; a name may stand for several things (the family and the decoder unet)."""
+    pages = {kind: show for kind in PAGES if (show := PAGES[kind](args.name)) is not None}
+    if not pages:
+        raise UserError(f'zoo show: nothing is named "{args.name}". {suggest(args.name, _all_names(), "zoo list")}')
+    if args.json:
+        values = {kind: page[0] for kind, page in pages.items()}
+        print(as_json(values if len(values) > 1 else next(iter(values.values()))))
+    else:
+        print("\n\n".join(page[1] for page in pages.values()))
+    return 0
+
+
+def _all_names() -> list[str]:
+    from zoo.cards import dataset_files
+    from zoo.encoders import listing
+    from zoo.recipe import recipe_files
+    from zoo.registry import names
+    from zoo.weights.store import card_files
+
+    kinds = ("family", "decoder", "loss", "metric", "optimizer", "schedule", "augmentation")
+    plain = [n for kind in kinds for n in names(kind)]
+    return [*recipe_files(), *dataset_files(), *card_files(), *plain, "recipe", *listing.names()]
+
+
+def _fields(rows: list[tuple[str, str, str, str]]) -> str:
+    """Return a paragraph a field: key, type, default, meaning."""
+    found = []
+    for key, kind, default, meaning in rows:
+        head = f"  {key}  ({kind.split('.')[-1] if '.' in kind and ' ' not in kind else kind}; {default})"
+        found.append(paragraph(head.strip(), "      ", "  ") + "\n" + paragraph(meaning, "      "))
+    return "\n".join(found)
+
+
+def _as_values(rows: list[tuple[str, str, str, str]]) -> list[dict[str, str]]:
+    return [dict(zip(("key", "type", "default", "meaning"), row, strict=True)) for row in rows]
+
+
+def _schema(name: str) -> Page | None:
+    from zoo.cards import DatasetCard, WeightsCard
+    from zoo.recipe import Recipe
+    from zoo.schema import describe
+
+    known: dict[str, type[BaseModel]] = {"recipe": Recipe, "dataset-card": DatasetCard, "weights-card": WeightsCard}
+    if name not in known:
+        return None
+    rows = describe(known[name])
+    head = f"{name}: every key, with its type and default\n"
+    return {"kind": "schema", "fields": _as_values(rows)}, head + _fields(rows)
+
+
+def _recipe(name: str) -> Page | None:
+    from pathlib import Path
+
+    from zoo.recipe import dump_yaml, load_recipe, recipe_file, recipe_files
+
+    if name not in recipe_files() and Path(name).suffix != ".yaml":
+        return None
+    file = recipe_file(name)
+    recipe = load_recipe(file)
+    header = [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    values = {k: v for k, v in recipe.values().items() if v not in (None, {}, [], ())}
+    text = f"recipe {recipe.name}: {recipe.summary}\n{file}\n\n"
+    return {"kind": "recipe", **recipe.values()}, text + "\n".join([*header, dump_yaml(values).rstrip()])
+
+
+def _family(name: str) -> Page | None:
+    from zoo import registry
+    from zoo.schema import describe
+
+    if name not in registry.table("family"):
+        return None
+    family = registry.get("family", name)
+    rows = describe(family.Options)
+    head = paragraph(f"family {name}: {family.summary}") + f"\n{registry.table('family')[name]}\n"
+    head += "\nWhat a recipe may say under `model:`\n"
+    return {"kind": "family", "name": name, "summary": family.summary, "fields": _as_values(rows)}, head + _fields(rows)
+
+
+def _encoder(name: str) -> Page | None:
+    from zoo.encoders import listing
+
+    try:
+        info = listing.info(name)
+    except UserError:
+        return None
+    rows = [
+        ("source", info.source + (f" ({info.model})" if info.model != info.name else "")),
+        ("architecture", info.architecture),
+        ("parameters", f"{info.parameters / 1e6:.2f} million"),
+        ("channels", ", ".join(map(str, info.channels))),
+        ("strides", ", ".join(map(str, info.strides))),
+        ("mean, std", f"{', '.join(map(str, info.mean))}; {', '.join(map(str, info.std))}"),
+        ("imagenet", info.imagenet or "none"),
+    ]
+    lines = [f"encoder {info.name}", table([(f"  {key}", value) for key, value in rows], 10_000)]
+    weights: dict[str, Any] = {}
+    for tag, one in info.weights.items():
+        weights[tag] = {"licence": one.licence, "page": one.page}
+        lines.append(f"  weights {tag}\n      licence {one.licence or 'not stated'}\n      {one.page}")
+    values = {"kind": "encoder", "name": info.name, **dict(rows), "weights": weights}
+    return values, "\n".join(lines)
+
+
+def _card(kind: str, values: Mapping[str, Any], file: object) -> Page:
+    from zoo.recipe import dump_yaml
+
+    kept = {k: v for k, v in values.items() if v not in (None, {}, [], (), "")}
+    if isinstance(kept.get("splits"), dict):
+        kept["splits"] = {k: f"{len(v)} images" for k, v in kept["splits"].items()}
+    text = f"{kind} {values['name']}: {values['summary']}\n{file}\n\n{dump_yaml(kept).rstrip()}"
+    return {"kind": kind, **values}, text
+
+
+def _dataset(name: str) -> Page | None:
+    from pathlib import Path
+
+    from zoo.cards import dataset_card, dataset_card_file, dataset_files
+
+    if name not in dataset_files() and not Path(name).expanduser().is_dir():
+        return None
+    return _card("dataset", dataset_card(name).model_dump(mode="json"), dataset_card_file(name))
+
+
+def _weights(name: str) -> Page | None:
+    from zoo.cards import read_weights_card
+    from zoo.weights.store import card_files
+
+    known = card_files()
+    names = [n for n in known if name in (n, n.split(".")[0])]
+    cards = [read_weights_card(known[n]) for n in names]
+    chosen = [card for card in cards if card.name == name or card.default] or cards
+    return _card("weights", chosen[0].model_dump(mode="json"), known[chosen[0].name]) if chosen else None
+
+
+def _component(kind: str) -> Callable[[str], Page | None]:
+    def page(name: str) -> Page | None:
+        import inspect
+
+        from zoo import registry
+
+        if name not in registry.table(kind):
+            return None
+        found = registry.get(kind, name)
+        signature = str(inspect.signature(found))
+        text = inspect.cleandoc(found.__doc__ or "")
+        values = {"kind": kind, "name": name, "arguments": signature, "text": text}
+        return values, paragraph(f"{kind} {name}{signature}", "    ", "") + f"\n\n{text}"
+
+    return page
+
+
+PAGES: dict[str, Callable[[str], Page | None]] = {
+    "schema": _schema,
+    "recipe": _recipe,
+    "family": _family,
+    "encoder": _encoder,
+    "dataset": _dataset,
+    "weights": _weights,
+    **{k: _component(k) for k in ("decoder", "loss", "metric", "optimizer", "schedule", "augmentation")},
+}
