@@ -1,0 +1,189 @@
+"""Pictures to look at: the image, the truth and the prediction, drawn alike.
+
+Files lie in `pictures/` below the output folder, a JPEG each; what several rows share is written once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.bench import score
+from zoo.bench.score import Task
+from zoo.data.truths import BACKGROUND, as_semantic
+from zoo.io.images import to_rgb8
+from zoo.types import (
+    Boxes,
+    BoxesPrediction,
+    Instances,
+    InstancesPrediction,
+    Picture,
+    PicturePrediction,
+    Prediction,
+    Sample,
+    Semantic,
+    SemanticPrediction,
+    Truth,
+)
+
+RGB8 = NDArray[np.uint8]
+
+SIDE = 420
+"""Longest side of a drawn picture, pixels; larger images are shrunk, smaller ones enlarged by a whole number."""
+
+PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#8f6bd8")
+"""Colours of classes that bring none of their own (Okabe and Ito 2008, which colour-blind readers can tell apart)."""
+
+
+def draw(
+    out: Path, label: str, task: Task, sample: Sample, truth: Truth | None, prediction: Prediction
+) -> dict[str, str]:
+    """Write image, truth and prediction of one case; return role -> file below `out`."""
+    if sample.axes != "CYX":
+        return {}
+    base = f"pictures/{slug(sample.dataset)}/{slug(sample.id)}"
+    files = {
+        "image": f"{base}.image.jpg",
+        "truth": f"{base}.{slug(task.truth)}.{slug('-'.join(task.classes) or 'as-is')}.truth.jpg",
+        "prediction": f"{base}.{slug(label)}.{slug(task.output)}.jpg",
+    }
+    image = as_rgb8(sample.image)
+    if truth is None:
+        del files["truth"]
+    for role, file in files.items():
+        path = out / file
+        if role != "prediction" and path.exists():
+            continue
+        shown = {"image": None, "truth": truth, "prediction": prediction}[role]
+        write_jpeg(path, drawn(image, shown, task, ours=role == "prediction"))
+    return files
+
+
+def slug(text: str) -> str:
+    """Return text that is safe as a part of a file name."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.")[:80] or "x"
+
+
+def write_jpeg(path: Path, picture: RGB8, quality: int = 88) -> None:
+    """Write (H, W, 3) RGB as JPEG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]  # sharp coloured lines
+    done, data = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), flags)
+    if not done:
+        raise OSError(f"{path}: the picture cannot be encoded")
+    path.write_bytes(data.tobytes())
+
+
+def as_rgb8(image: NDArray[Any]) -> RGB8:
+    """Return (H, W, 3) uint8 of a (C, H, W) image of any dtype: colour as it is, other channels as their mean."""
+    if len(image) in (1, 3):
+        return to_rgb8(np.moveaxis(image, 0, -1) if len(image) == 3 else image[0])[0]
+    planes = [to_rgb8(plane)[0] for plane in image]
+    return np.asarray(np.mean(planes, axis=0), np.uint8)
+
+
+def fitted(picture: NDArray[Any], nearest: bool = False) -> NDArray[Any]:
+    """Return a picture whose longer side is at most `SIDE`, enlarged by a whole number where it is much smaller."""
+    height, width = picture.shape[:2]
+    longest = max(height, width)
+    factor = float(max(1, SIDE // longest)) if longest < SIDE else SIDE / longest
+    if factor == 1:
+        return picture
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    way = cv2.INTER_NEAREST if nearest else (cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+    return np.asarray(cv2.resize(picture, size, interpolation=way))
+
+
+def drawn(image: RGB8, shown: Prediction | Truth | None, task: Task, *, ours: bool) -> RGB8:
+    """Return what is shown over the image: outlined and tinted classes or objects, boxes, or a picture by itself."""
+    match shown:
+        case None:
+            return fitted(image)
+        case Picture() | PicturePrediction():
+            return fitted(as_rgb8(shown.data))
+        case Boxes() | BoxesPrediction():
+            return _boxes(image, shown)
+        case InstancesPrediction() | Instances() if task.kind == "instances" or isinstance(shown, Instances):
+            return _objects(image, shown, task, ours=ours)
+        case Semantic() | SemanticPrediction():
+            return _classes(image, shown, task)
+    return fitted(image)
+
+
+def colour_of(name: str, position: int, colours: Mapping[str, str]) -> tuple[int, int, int]:
+    """Return the RGB of a class."""
+    text = colours.get(name, PALETTE[position % len(PALETTE)]).lstrip("#")
+    return int(text[:2], 16), int(text[2:4], 16), int(text[4:6], 16)
+
+
+def _classes(image: RGB8, shown: Semantic | SemanticPrediction, task: Task) -> RGB8:
+    if isinstance(shown, Semantic):
+        shown = as_semantic(shown, task.truth_classes, task.classes, task.merge or None)
+    planes = [
+        (k, shown.map[k] if shown.multilabel else shown.map == k)
+        for k, name in enumerate(task.classes)
+        if name != BACKGROUND
+    ]
+    picture = fitted(image)
+    for position, (k, plane) in enumerate(planes):
+        _tint(picture := picture.copy(), plane, colour_of(task.classes[k], position, task.colours))
+    return picture
+
+
+def _tint(picture: RGB8, mask: NDArray[Any], colour: Sequence[int]) -> None:
+    """Tint a mask and outline it, in place."""
+    small = fitted(mask.astype(np.uint8), nearest=True)
+    inside = small > 0
+    picture[inside] = (0.72 * picture[inside] + 0.28 * np.asarray(colour)).astype(np.uint8)
+    edges, _ = cv2.findContours(small, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, edges, -1, tuple(map(int, colour)), 1)
+
+
+def _objects(image: RGB8, shown: Instances | InstancesPrediction, task: Task, *, ours: bool) -> RGB8:
+    """Return objects outlined in the colour of their class."""
+    picture = fitted(image).copy()
+    names = [name for name in task.classes if name != BACKGROUND]
+    if ours and isinstance(shown, InstancesPrediction):
+        classes = score.class_map(shown)
+        kinds = {k + 1: classes == k + 1 for k in range(len(names))}
+    else:
+        assert isinstance(shown, Instances)
+        semantic = as_semantic(shown, task.truth_classes, (BACKGROUND, *names), task.merge or None)
+        kinds = {k + 1: semantic.map == k + 1 for k in range(len(names))}
+    labels = fitted(shown.map.astype(np.float32), nearest=True).astype(np.int64)  # exact up to 2^24 objects
+    border = _borders(labels)
+    for k, mask in kinds.items():
+        inside = fitted(mask.astype(np.uint8), nearest=True) > 0
+        colour = colour_of(names[k - 1], k - 1, task.colours)
+        picture[inside] = (0.8 * picture[inside] + 0.2 * np.asarray(colour)).astype(np.uint8)
+        picture[inside & border] = colour
+    return picture
+
+
+def _borders(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return the pixels of objects that touch another label by a side."""
+    border = np.zeros(labels.shape, bool)
+    for axis in (0, 1):
+        ahead = np.diff(labels, axis=axis) != 0
+        low = [slice(None), slice(None)]
+        high = [slice(None), slice(None)]
+        low[axis], high[axis] = slice(None, -1), slice(1, None)
+        border[tuple(low)] |= ahead
+        border[tuple(high)] |= ahead
+    return border & (labels > 0)
+
+
+def _boxes(image: RGB8, shown: Boxes | BoxesPrediction) -> RGB8:
+    picture = fitted(image).copy()
+    scale = picture.shape[1] / image.shape[1]
+    classes = shown.class_index if isinstance(shown, BoxesPrediction) else shown.classes - 1
+    for box, index in zip(shown.xyxy, classes, strict=True):
+        x0, y0, x1, y1 = (round(float(v) * scale) for v in box)
+        cv2.rectangle(picture, (x0, y0), (max(x0, x1 - 1), max(y0, y1 - 1)), colour_of("", int(index), {}), 1)
+    return picture

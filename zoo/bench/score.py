@@ -1,0 +1,266 @@
+"""From a prediction and a truth to numbers: what answers to what, and which metrics fit.
+
+Pairs are made by kind, never by family. A semantic map is judged against a semantic truth, or against instances made
+into class maps (`zoo.data.truths.as_semantic`); where the truth knows objects, or could (connected components), its
+objects are judged too. Instances are judged as objects and, made into a class map, as pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo import registry
+from zoo.cards import DatasetCard
+from zoo.data.truths import BACKGROUND, as_semantic, foreground
+from zoo.errors import DataError, UserError, suggest
+from zoo.families.base import Family, Output
+from zoo.metrics import METRICS, boxes, instances, picture, semantic
+from zoo.postprocess.labels import components
+from zoo.types import (
+    Boxes,
+    BoxesPrediction,
+    Instances,
+    InstancesPrediction,
+    Picture,
+    PicturePrediction,
+    Prediction,
+    Semantic,
+    SemanticPrediction,
+    Truth,
+)
+
+FITS: Mapping[str, tuple[str, ...]] = {
+    "semantic": ("semantic", "instances"),
+    "instances": ("instances",),
+    "picture": ("picture",),
+    "boxes": ("boxes",),
+}
+"""Kind of an output -> kinds of truth that it can be judged against, best first."""
+
+USUAL: Mapping[str, tuple[str, ...]] = {
+    "semantic": ("dice", "iou", "pixel_f1", "object_f1"),
+    "instances": ("object_f1", "pq", "aji", "dice", "iou", "pixel_f1"),
+    "picture": ("psnr", "ssim", "pearson"),
+    "boxes": ("box_f1",),
+}
+"""Metrics of an output of each kind where the user names none; the first one orders the pictures."""
+
+EVIDENCE: Mapping[str, tuple[str, ...]] = {
+    "semantic": ("semantic", "instances"),
+    "instances": ("instances", "semantic"),
+    "picture": ("picture",),
+    "boxes": ("boxes",),
+}
+"""Kind of an output -> kinds of metrics that can be computed for it."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing that is judged: an output, the truth it answers to, the classes of both, and the metrics."""
+
+    output: str
+    kind: str
+    truth: str
+    classes: tuple[str, ...]
+    truth_classes: tuple[str, ...]
+    metrics: tuple[str, ...]
+    merge: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    note: str = ""
+    colours: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_metrics(names: Sequence[str]) -> None:
+    """Raise `UserError` for an unknown metric."""
+    for name in names:
+        if name not in METRICS:
+            raise UserError(f'bench: metrics: no metric "{name}". {suggest(name, METRICS, "zoo list metrics")}')
+
+
+def chosen_metrics(kind: str, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the metrics of an output: the wanted ones that fit its kind, or the usual ones."""
+    if wanted is None:
+        return USUAL[kind]
+    return tuple(name for name in wanted if METRICS[name].kind in EVIDENCE[kind])
+
+
+def tasks(family: Family, card: DatasetCard, wanted: Sequence[str] | None = None) -> list[Task]:
+    """Return what of a model can be judged on a dataset.
+
+    An output answers to the truth of its own key; where the dataset has no such key, to the dataset's only truth of a
+    kind that fits. An output that answers to none is left out.
+    """
+    return [t for name, output in family.spec.outputs.items() if (t := _task(family, card, name, output, wanted))]
+
+
+def _task(family: Family, card: DatasetCard, name: str, output: Output, wanted: Sequence[str] | None) -> Task | None:
+    key = _truth_key(card, output)
+    if key is None or (metrics := chosen_metrics(output.kind, wanted)) == ():
+        return None
+    truth_classes = card.truths[key].classes
+    merge = dict(getattr(family.options, "merge", None) or {})
+    note = ""
+    if output.kind in ("semantic", "instances"):
+        merge, note = _classes(output, truth_classes, merge)
+    colours = {**card.truths[key].colours, **output.colours}
+    return Task(name, output.kind, key, output.classes, truth_classes, metrics, merge, note, colours)
+
+
+def _truth_key(card: DatasetCard, output: Output) -> str | None:
+    fits = FITS.get(output.kind, ())
+    if output.truth in card.truths and card.truths[str(output.truth)].kind in fits:
+        return output.truth
+    for kind in fits:
+        keys = [key for key, truth in card.truths.items() if truth.kind == kind]
+        if keys:
+            return keys[0] if len(keys) == 1 else None
+    return None
+
+
+def _classes(
+    output: Output, truth_classes: Sequence[str], merge: dict[str, Sequence[str]]
+) -> tuple[dict[str, Sequence[str]], str]:
+    """Return how the truth's classes become the model's. A model of one class is judged on all foreground there is.
+
+    What a model says of classes is in its own terms: those of its training's `merge` that the dataset has are used.
+    """
+    theirs, ours = foreground(truth_classes), foreground(output.classes)
+    known = {name: [s for s in sources if s in truth_classes] for name, sources in merge.items()}
+    known = {name: sources for name, sources in known.items() if sources}
+    covered = {name for name in ours if name in theirs or name in known}
+    if covered == set(ours):
+        return dict(known), ""
+    if len(ours) == 1:
+        note = "" if len(theirs) == 1 else f"{ours[0]} is judged on all of {', '.join(theirs)}"
+        return {ours[0]: theirs}, note
+    missing = ", ".join(sorted(set(ours) - covered))
+    raise UserError(
+        f"the dataset has nothing for the class {missing} (it has {', '.join(theirs)}). Expected the classes of the "
+        "model. Choose a dataset that has them."
+    )
+
+
+# --- one image --------------------------------------------------------------------------------------------------------
+
+
+def score(task: Task, prediction: Prediction, truth: Truth) -> dict[str, float]:
+    """Return metric -> value for one image. Raises `DataError` where the two cannot be compared."""
+    try:
+        found = _evidence(task, prediction, truth, {METRICS[name].kind for name in task.metrics})
+        return {name: _value(name, found[METRICS[name].kind]) for name in task.metrics if METRICS[name].kind in found}
+    except ValueError as error:
+        raise DataError(f"{task.output} against {task.truth}: {error}.") from None
+
+
+def _value(name: str, evidence: Any) -> float:
+    metric = registry.get("metric", name)
+    if isinstance(evidence, tuple):  # a class table and which class is the background
+        return float(metric(evidence[0], evidence[1]))
+    return float(metric(evidence))
+
+
+def _evidence(task: Task, prediction: Prediction, truth: Truth, wanted: set[str]) -> dict[str, Any]:
+    match prediction, truth:
+        case SemanticPrediction() | InstancesPrediction(), Semantic() | Instances():
+            return _maps(task, prediction, truth, wanted)
+        case PicturePrediction(), Picture():
+            return {"picture": _picture(prediction, truth)}
+        case BoxesPrediction(), Boxes():
+            return {"boxes": _boxes(prediction, truth)}
+    raise ValueError(f"a prediction of kind {prediction.kind} cannot be judged against {truth.kind}")
+
+
+def _maps(
+    task: Task, prediction: SemanticPrediction | InstancesPrediction, truth: Semantic | Instances, wanted: set[str]
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    classes = class_names(prediction)
+    true = as_semantic(truth, task.truth_classes, classes, task.merge or None)
+    predicted = class_map(prediction)
+    if predicted.shape != true.map.shape:
+        raise ValueError(f"the prediction has shape {predicted.shape} and the truth {true.map.shape}")
+    left_out = None if true.multilabel or true.ignore is None else true.map == true.ignore
+    if "semantic" in wanted:
+        if true.multilabel:
+            found["semantic"] = (semantic.confusion_multilabel(predicted, true.map), None)
+        else:
+            table = semantic.confusion(predicted, true.map, len(classes), true.ignore)
+            found["semantic"] = (table, classes.index(BACKGROUND) if BACKGROUND in classes else None)
+    if "instances" in wanted:
+        ours = objects(prediction, predicted, classes, truth)
+        theirs = truth.map if isinstance(truth, Instances) else _components(true.map, classes, true.multilabel)
+        if left_out is not None and ours.ndim > left_out.ndim:
+            left_out = np.broadcast_to(left_out, ours.shape)
+        found["instances"] = instances.overlap(ours, theirs, left_out)
+    return found
+
+
+def class_names(prediction: SemanticPrediction | InstancesPrediction) -> tuple[str, ...]:
+    """Return the classes of `class_map`: with the background first unless the prediction is multi-label."""
+    if isinstance(prediction, InstancesPrediction):
+        return (BACKGROUND, *foreground(prediction.classes))
+    return prediction.classes
+
+
+def class_map(prediction: SemanticPrediction | InstancesPrediction) -> NDArray[Any]:
+    """Return (H, W) class indices over `class_names`, or the (K, H, W) planes of a multi-label map."""
+    if isinstance(prediction, SemanticPrediction):
+        return prediction.map
+    names = class_names(prediction)
+    of = [names.index(prediction.classes[i]) for i in prediction.class_index]
+    table = np.array([0, *of], np.uint8)
+    return table[prediction.map]
+
+
+def objects(
+    prediction: SemanticPrediction | InstancesPrediction,
+    predicted: NDArray[Any],
+    classes: Sequence[str],
+    truth: Semantic | Instances,
+) -> NDArray[Any]:
+    """Return the label map that is judged as objects.
+
+    Instances are themselves. Of a semantic map, objects are connected components (pixels that share a side): of all
+    foreground where the truth has objects of its own, of each class apart where the truth is semantic too.
+    """
+    if isinstance(prediction, InstancesPrediction):
+        return prediction.map
+    if isinstance(truth, Instances):
+        return components(np.any(predicted, axis=0) if prediction.multilabel else _any_foreground(predicted, classes))
+    return _components(predicted, classes, prediction.multilabel)
+
+
+def _any_foreground(predicted: NDArray[Any], classes: Sequence[str]) -> NDArray[np.bool_]:
+    background = classes.index(BACKGROUND) if BACKGROUND in classes else None
+    return np.ones(predicted.shape, bool) if background is None else predicted != background
+
+
+def _components(class_indices: NDArray[Any], classes: Sequence[str], multilabel: bool) -> NDArray[Any]:
+    """Return (K, H, W) label maps, a plane a foreground class, ids distinct over planes."""
+    chosen = [k for k, name in enumerate(classes) if name != BACKGROUND]
+    planes = [class_indices[k] if multilabel else class_indices == k for k in chosen]
+    labelled, highest = [], 0
+    for plane in planes:
+        labels = components(plane)
+        labelled.append(np.where(labels > 0, labels + highest, 0))
+        highest += int(labels.max(initial=0))
+    return np.stack(labelled)
+
+
+def _picture(prediction: PicturePrediction, truth: Picture) -> picture.Pair:
+    if prediction.encoding != truth.encoding:
+        raise ValueError(f'the prediction is encoded as "{prediction.encoding}" and the truth as "{truth.encoding}"')
+    shared = [c for c in truth.channels if c in prediction.channels]
+    if not shared:
+        raise ValueError(f"the prediction has no channel of {', '.join(truth.channels)}")
+    ours = prediction.data[[prediction.channels.index(c) for c in shared]]
+    return picture.pair(ours, truth.data[[truth.channels.index(c) for c in shared]], truth.valid)
+
+
+def _boxes(prediction: BoxesPrediction, truth: Boxes) -> boxes.Counts:
+    ours = boxes.Boxes(prediction.xyxy, prediction.class_index, prediction.scores)
+    return boxes.matching(ours, boxes.Boxes(truth.xyxy, truth.classes - 1, None, truth.crowd))
