@@ -3,8 +3,8 @@
     python tools/encoder_list.py                    # all of timm and smp, about ten minutes of one core
     python tools/encoder_list.py --only 'resnet*'   # these anew, the rest as it stands
 
-Every model is built on the meta device (shapes without numbers) and sent pictures of 256 x 256, 64 x 96 and
-384 x 320 through the Encoder contract. A model is listed when every level comes out; one whose maps are not exactly
+Every model is built on the meta device (shapes without numbers) and sent pictures of 320 x 256 and 64 x 96
+through the Encoder contract. A model is listed when every level comes out; one whose maps are a pixel off
 size / stride is marked `exact: false`, for the wrapper resizes them. Models that fail are not listed, and the reasons
 go to standard output. `tools/sweep_encoders.py` runs the listed ones for real.
 """
@@ -27,7 +27,7 @@ from zoo.encoders import smp_models, timm_models
 from zoo.encoders.base import Encoder, parameter_count
 from zoo.encoders.listing import FILE, Info
 
-SIZES = ((256, 256), (64, 96), (384, 320))
+SIZES = ((320, 256), (64, 96))
 PYRAMID_BUILDS: tuple[dict[str, Any], ...] = ({}, {"dynamic_img_size": True}, {"strict_img_size": False})
 VIT_BUILDS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {})
 DIVISORS = (32, 64)
@@ -43,7 +43,7 @@ def info_of(name: str, source: str, kind: str, build: dict[str, Any], divisor: i
 def sizes_of(encoder: Encoder, size: tuple[int, int]) -> list[tuple[int, int]]:
     """Return the sizes of the maps that the backbone makes of a picture, before the wrapper fits them."""
     with torch.inference_mode():
-        found = encoder.extract(torch.empty(1, encoder.in_channels, *size, device="meta"))
+        found = encoder.extract(torch.empty(1, encoder.in_channels, *size, device=next(encoder.parameters()).device))
     channels = [int(m.shape[1]) for m in found.maps]
     if channels != list(encoder.channels):
         raise ValueError(f"channels {channels}, declared {encoder.channels}")
@@ -67,8 +67,7 @@ def runs(encoder: Encoder, divisor: int) -> tuple[bool, int]:
             padded = (128, 160)
         exact &= maps == [(padded[0] // s, padded[1] // s) for s in encoder.strides]
         for got, stride in zip(maps, encoder.strides, strict=True):
-            want = padded[0] / stride
-            if not 0.6 * want <= got[0] <= 1.4 * want:
+            if max(abs(g - p / stride) for g, p in zip(got, padded, strict=True)) > 1:
                 raise ValueError(f"a map of {got} at stride {stride} from {padded}")
     return exact, minimum
 
@@ -79,14 +78,17 @@ def is_pyramid(strides: tuple[int, ...]) -> bool:
 
 
 def attempt(name: str, kind: str) -> dict[str, Any]:
-    """Return the entry of a timm model, without its weights. Raises the last reason for which it cannot be used."""
-    reason: Exception = ValueError("not tried")
-    for build in PYRAMID_BUILDS if kind == "pyramid" else VIT_BUILDS:
+    """Return the entry of a timm model, without its weights. Raises the plainest reason for which it cannot be used."""
+    reasons: list[Exception] = []
+    builds = PYRAMID_BUILDS if kind == "pyramid" else VIT_BUILDS
+    for build, device in [(b, "meta") for b in builds] + [(b, "cpu") for b in builds]:
+        if device == "cpu" and not any("meta" in str(r) for r in reasons):
+            break  # real numbers are only needed by models that look at them
         try:
-            with torch.device("meta"):
+            with torch.device(device):
                 encoder = timm_models.build(info_of(name, "timm", kind, build), 3, None, None, {}).eval()
         except Exception as error:
-            reason = error
+            reasons.append(error)
             continue
         if kind == "pyramid" and not is_pyramid(encoder.strides):
             raise ValueError(f"no pyramid: strides {encoder.strides}")
@@ -95,10 +97,10 @@ def attempt(name: str, kind: str) -> dict[str, Any]:
             try:
                 exact, minimum = runs(encoder, divisor)
             except Exception as error:
-                reason = error
+                reasons.append(error)
                 continue
             return entry_of(encoder, "timm", kind, build, divisor, minimum, exact)
-    raise reason
+    raise reasons[0 if kind == "pyramid" else -1]
 
 
 def entry_of(
@@ -191,7 +193,9 @@ def write(entries: dict[str, dict[str, Any]], path: Path) -> None:
     lines = [f"{json.dumps(n)}: {json.dumps(entries[n], separators=(',', ':'))}" for n in sorted(entries)]
     made = {"tool": "tools/encoder_list.py", "timm": timm.__version__, "smp": segmentation_models_pytorch.__version__}
     body = ",\n".join(lines)
-    path.write_text(f'{{"made": {json.dumps(made)},\n"encoders": {{\n{body}\n}}}}\n', encoding="utf-8")
+    partial = path.with_suffix(".part")
+    partial.write_text(f'{{"made": {json.dumps(made)},\n"encoders": {{\n{body}\n}}}}\n', encoding="utf-8")
+    partial.replace(path)
 
 
 def main() -> int:
@@ -208,7 +212,7 @@ def main() -> int:
         kept = {n: e for n, e in old.items() if not fnmatch.fnmatch(plain[n], options.only)}
     failures: dict[str, str] = {}
     found = timm_entries([n for n in every if fnmatch.fnmatch(n, options.only)], failures)
-    found |= smp_entries(set(every), options.only, failures)
+    found |= smp_entries({n for n, e in (kept | found).items() if e["source"] == "timm"}, options.only, failures)
     write(kept | found, options.out)
     for name, reason in sorted(failures.items()):
         print(f"not listed: {name}: {reason}")

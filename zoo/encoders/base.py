@@ -186,11 +186,19 @@ def walk(module: nn.Module, depth: int = 3) -> Iterator[nn.Module]:
     for child in module.children():
         if not any(True for _ in child.parameters()):
             continue
-        containers = [c for c in child.children() if isinstance(c, nn.Sequential | nn.ModuleList) and len(c) > 1]
-        if depth > 0 and (isinstance(child, nn.Sequential | nn.ModuleList | nn.ModuleDict) or containers):
+        if depth > 0 and _holds_layers(child):
             yield from walk(child, depth - 1)
         else:
             yield child
+
+
+def _holds_layers(module: nn.Module) -> bool:
+    """Return whether a module is a container, holds one, or holds nothing but blocks of one kind (RegNet's stages)."""
+    if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        return True
+    children = list(module.children())
+    alike = len(children) > 1 and len({type(c) for c in children}) == 1 and any(True for _ in children[0].children())
+    return alike or any(isinstance(c, nn.Sequential | nn.ModuleList) and len(c) > 1 for c in children)
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -54,9 +54,9 @@ class Info:
 
     `name` is what a recipe says, `model` the name inside `source`. `kind`: "pyramid", or "vit" (one stride, tokens).
     `channels`, `strides`: finest map first, for three input channels. `parameters`: those that features need, without
-    a classifier. `mean`, `std`: of the default weights. `imagenet`: the tag behind `weights: imagenet`. `exact`: whether
-    the backbone's maps have exactly the declared sizes; where not, they are resized to them. `build`: what the library
-    is told so that any size goes through.
+    a classifier. `mean`, `std`: of the default weights. `imagenet`: the tag behind `weights: imagenet`. `exact`:
+    whether the backbone's maps have exactly the declared sizes; where not, they are resized to them. `build`: what
+    the library is told so that any size goes through.
     """
 
     name: str

@@ -97,7 +97,7 @@ def local(info: Info, weights: Weights) -> Path | None:
 
 
 def _hub_files(repo: str, file: str, revision: str) -> list[Path]:
-    """Return where Hugging Face's cache would hold a file (its documented layout; its client takes a second to load)."""
+    """Return where Hugging Face's cache would hold a file (its documented layout; the client loads slowly)."""
     root = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")) / "hub"
     folder = Path(os.environ.get("HF_HUB_CACHE", root)) / f"models--{repo.replace('/', '--')}"
     reference = folder / "refs" / revision

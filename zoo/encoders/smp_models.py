@@ -44,14 +44,14 @@ class SmpEncoder(Encoder):
 def build(
     info: Info,
     in_channels: int,
-    tag: str | None,
+    tag: str | None,  # noqa: ARG001 (smp's name says all)
     tensors: Mapping[str, Tensor] | None,
     arguments: Mapping[str, Any],
 ) -> Encoder:
     """Return an smp encoder; `tensors` are pretrained weights for three channels, adapted where there are others."""
     device = torch.empty(0).device
     try:
-        with torch.device("cpu"):  # MiT asks tensors for their values while it is built
+        with torch.device("cpu" if info.model.startswith("mit_") else device):  # MiT reads values while it is built
             net = get_encoder(info.model, in_channels=3, weights=None, **arguments)
         if tensors is not None:
             net.load_state_dict(dict(tensors))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ class TimmPyramid(Encoder):
     """A timm model under `features_only`; maps that come as NHWC (Swin) are turned."""
 
     def __init__(self, net: nn.Module, info: Info, in_channels: int) -> None:
-        found: Any = net.feature_info  # type: ignore[assignment]
+        found: Any = net.feature_info
         mean, std = statistics_of(_config(net, info))
         strides = found.reduction()
         super().__init__(
@@ -67,16 +68,25 @@ class TimmViT(Encoder):
         self.net = net
         self.norm = norm
         self.indices = [depth * (i + 1) // levels - 1 for i in range(levels)]
-        self.prefix_tokens = int(getattr(net, "num_prefix_tokens", 0))
+        forward: Any = net.forward_intermediates
+        along = "return_prefix_tokens" in inspect.signature(forward).parameters  # XCiT's class token comes at the end
+        prune: Any = getattr(net, "prune_intermediate_layers", None)
+        if prune is not None:  # what only a classifier needs would never get a gradient
+            prune(self.indices, prune_norm=False, prune_head=True)
+        self.prefix_tokens = int(getattr(net, "num_prefix_tokens", 0)) if along else 0
 
     def extract(self, x: Tensor) -> Features:
         forward: Any = self.net.forward_intermediates
-        last, found = forward(x, indices=self.indices, norm=self.norm, return_prefix_tokens=self.prefix_tokens > 0)
-        if not self.prefix_tokens:
-            maps, prefix = tuple(found), ()
-        else:
+        maps: tuple[Tensor, ...]
+        prefix: tuple[Tensor, ...] = ()
+        if self.prefix_tokens:
+            last, found = forward(x, indices=self.indices, norm=self.norm, return_prefix_tokens=True)
             maps, prefix = tuple(m for m, _ in found), tuple(p for _, p in found)
-        tokens = last[:, self.prefix_tokens :] if last.ndim == 3 else last.flatten(2).transpose(1, 2)
+        else:
+            last, found = forward(x, indices=self.indices, norm=self.norm)
+            maps = tuple(found)
+        grid = maps[-1].shape[-2] * maps[-1].shape[-1]
+        tokens = last[:, -grid:] if last.ndim == 3 else last.flatten(2).transpose(1, 2)
         return Features(maps, tokens, prefix)
 
     def layers(self) -> Iterator[nn.Module]:
