@@ -19,7 +19,7 @@ CLASSES = ("background", "tissue")
 
 
 class Local(Family):
-    """A convolution of (2 r + 1)² over the picture: logits of tissue against background; `kind` chooses what it says."""
+    """A convolution over the picture: logits of tissue against background; `kind` chooses what it says."""
 
     name = "local"
 

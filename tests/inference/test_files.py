@@ -169,7 +169,7 @@ def test_a_model_with_a_resolution_asks(make: Make, folder: Path, tmp_path: Path
 
 @pytest.mark.parametrize("name", ["nothing.png", "*.jpg", "case2"])
 def test_a_path_to_nothing_is_the_users_mistake(make: Make, folder: Path, tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="no image there|no such file"):
+    with pytest.raises(UserError, match=r"no image there|no such file"):
         predict_files(make(), [folder / name], tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
 

@@ -3,16 +3,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.errors import UserError
 from zoo.families.base import Family
-from zoo.inference import predict, stitch
 from zoo.inference.predict import predict_array
 
 Make = Callable[..., Family]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -70,7 +71,7 @@ def blocks(length: int, core: int, halo: int) -> list[tuple[int, int, int, int]]
     """Return the blocks of one axis: cores of `core` pixels, each seen with `halo` pixels around."""
     count = max(1, round(length / core))
     edges = [round(i * length / count) for i in range(count + 1)]
-    return [(max(0, a - halo), min(length, b + halo), a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [(max(0, a - halo), min(length, b + halo), a, b) for a, b in itertools.pairwise(edges)]
 
 
 class Collector:
@@ -113,8 +114,8 @@ class Collector:
             planes = {n: plane[..., rows.core, columns.core] for n, plane in planes_of(prediction)}
             return replace(prediction, **planes)  # type: ignore[arg-type]
         raise UserError(
-            f'{self._family.name}: output "{name}" is a {prediction.kind} for the whole picture, which is too large to be '
-            "taken in one piece. Choose a smaller picture."
+            f'{self._family.name}: output "{name}" is a {prediction.kind} for the whole picture, which is too large '
+            "to be taken in one piece. Choose a smaller picture."
         )
 
     def end(self, begin: int) -> Part:
@@ -213,7 +214,7 @@ def tiles(
 def _tile_windows(axis: Axis) -> list[tuple[int, int, int, int]]:
     """Return each tile with its core: to the middle of the ramps that it shares with its neighbours."""
     supports = [axis.support(i) for i in range(len(axis.starts))]
-    edges = [0, *((a[1] + b[0]) // 2 for a, b in zip(supports, supports[1:], strict=False)), axis.length]
+    edges = [0, *((a[1] + b[0]) // 2 for a, b in itertools.pairwise(supports)), axis.length]
     return [
         (start, min(start + axis.tile, axis.length), first, last)
         for start, first, last in zip(axis.starts, edges, edges[1:], strict=False)

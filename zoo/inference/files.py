@@ -32,6 +32,7 @@ from zoo.io import overlay
 from zoo.io.geojson import Feature, write_features
 from zoo.io.images import read_image
 from zoo.io.writers import Target, Writer
+from zoo.types import Kind
 
 RECORD = "prediction.json"
 
@@ -220,7 +221,7 @@ def _write(family: Family, source: Source, folder: Path, stem: str, settings: Se
     mpp = _mpp_of(family, source, settings)
     kinds = Counter(output.kind for output in family.spec.outputs.values())
 
-    def target(name: str, kind: str) -> Target:
+    def target(name: str, kind: Kind) -> Target:
         prefix = f"{stem}.{name}" if kinds[kind] > 1 else stem
         output = family.spec.outputs.get(name)
         return Target(lambda ending: folder / f"{prefix}.{ending}", source.shape, mpp, output.colours if output else {})

@@ -24,8 +24,8 @@ def find_images(paths: Iterable[str | Path], out: Path) -> list[Item]:
     """Return the images of files, folders (with all below) and globs, sorted within each, each image once.
 
     What lies in `out` or in a hidden folder is left out. Sub-folders of a folder or of a glob's fixed part are kept in
-    the stem; images that differ in their endings only keep them. Raises `UserError` where a path leads to nothing or two
-    images would write the same files.
+    the stem; images that differ in their endings only keep them. Raises `UserError` where a path leads to nothing or
+    two images would write the same files.
     """
     out = out.resolve()
     found: dict[Path, Path] = {}

@@ -7,7 +7,7 @@ one row of tiles; every other is decoded whole, or in blocks where the picture i
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,8 +31,8 @@ WHOLE = 2**24
 
 @dataclass(frozen=True)
 class Settings:
-    """How to predict. `tile`, `overlap`: model pixels, None = the family's; `batch`: tiles at once; `whole`: pixels up to
-    which non-local decoding takes the picture in one piece; `infer` and `decode`: the family's own options."""
+    """How to predict. `tile`, `overlap`: model pixels, None = the family's; `batch`: tiles at once; `whole`: pixels up
+    to which non-local decoding takes the picture in one piece; `infer` and `decode`: the family's own options."""
 
     mpp: Mpp = None
     tile: int | None = None
@@ -56,14 +56,14 @@ def settings_for(family: Family, options: Mapping[str, Any], **known: Any) -> Se
         if value is not None and value < least:
             raise UserError(f"{name}: {value} pixels will not do. Expected {least} or more.")
     taken = {name: _keywords(getattr(family, name)) for name in ("decode", "infer")}
-    sorted_out: dict[str, dict[str, Any]] = {"decode": {}, "infer": {}}
+    chosen: dict[str, dict[str, Any]] = {"decode": {}, "infer": {}}
     for name, value in options.items():
         place = next((place for place, words in taken.items() if name in words), None)
         if place is None:
             words = [*taken["decode"], *taken["infer"], "mpp", "tile", "overlap", "batch", "seed"]
             raise UserError(f'predict: unknown option "{name}". {suggest(name, words)}'.strip())
-        sorted_out[place][name] = value
-    return replace(settings, **sorted_out)
+        chosen[place][name] = value
+    return replace(settings, decode=chosen["decode"], infer=chosen["infer"])
 
 
 def _keywords(method: Any) -> list[str]:
@@ -89,10 +89,10 @@ def predict_array(
 ) -> dict[str, Prediction]:
     """Return output name -> prediction, in pixels of the image, for one image of any size.
 
-    `image`: (H, W, 3) or (H, W) uint8, or (H, W, C) with the channels of `family.spec`. `mpp`: its um per pixel, which a
-    model with a resolution needs; "native" takes the pixels as they are. `tile`, `overlap`: side of a tile and pixels that
-    neighbours share, in model pixels. `seed` fixes what a sampler draws; each tile draws its own, so that the result
-    does not depend on `batch`. `options`: the family's own. Raises `UserError`.
+    `image`: (H, W, 3) or (H, W) uint8, or (H, W, C) with the channels of `family.spec`. `mpp`: its um per pixel, which
+    a model with a resolution needs; "native" takes the pixels as they are. `tile`, `overlap`: side of a tile and pixels
+    that neighbours share, in model pixels. `seed` fixes what a sampler draws; each tile draws its own, so that the
+    result does not depend on `batch`. `options`: the family's own. Raises `UserError`.
     """
     settings = settings_for(family, options, mpp=mpp, tile=tile, overlap=overlap, batch=batch, seed=seed)
     source = of_array(image, family.spec)
@@ -121,7 +121,7 @@ def assemble(parts: Iterator[Part], shape: tuple[int, int]) -> dict[str, Predict
 
 
 @torch.inference_mode()
-def predict_source(family: Family, source: Source, settings: Settings) -> Iterator[Part]:
+def predict_source(family: Family, source: Source, settings: Settings) -> Generator[Part, None, None]:
     """Yield the predictions of a picture from top to bottom, in as many parts as memory asks for.
 
     The family is in evaluation mode while this runs, and as it was afterwards.

@@ -72,7 +72,7 @@ def stitched(infer: Infer, grid: ModelGrid, plan: Plan, batch: int, scale: float
     for index, start in enumerate(plan.rows.starts):
         pixels = grid.band(start, start + plan.rows.tile)
         row = _tile_row(infer, pixels, plan.columns, columns, rows, index, batch)
-        begin, end = rows.support(index)
+        begin = rows.support(index)[0]
         final = rows.support(index + 1)[0] if index + 1 < len(rows.starts) else rows.length
         weight = rows.weights(index)
         carry = {name: _blend_rows(part, carry.get(name), weight) for name, part in row.items()}
@@ -117,7 +117,7 @@ def _tile_row(
 
 def _add_tile(row: Tensor, tile: Tensor, columns: Axis, number: int) -> None:
     """Add the columns of a tile that count to its row; where it counts alone, that is a plain copy."""
-    begin, end = columns.support(number)
+    begin = columns.support(number)[0]
     shift = columns.starts[number]
     weight = columns.weights(number)
     whole = np.flatnonzero(weight == 1)

@@ -1,8 +1,8 @@
 """How a picture of any size is cut into tiles, and with which weights overlapping tiles are blended.
 
-Along each axis, tile i starts at a multiple of the model's divisor, so that strided layers sample every tile on the same
-grid. Between two neighbours lies a ramp r (raised cosine, 0 to 1) in the middle of their overlap; tile i has the weight
-r[i] - r[i + 1], with r[0] = 1 and r[n] = 0. The sum telescopes: it is 1 everywhere, whatever the sizes.
+Along each axis, tile i starts at a multiple of the model's divisor, so that strided layers sample every tile on the
+same grid. Between two neighbours lies a ramp r (raised cosine, 0 to 1) in the middle of their overlap; tile i has the
+weight r[i] - r[i + 1], with r[0] = 1 and r[n] = 0. The sum telescopes: it is 1 everywhere, whatever the sizes.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def axis(length: int, tile: int, overlap: int, divisor: int = 1, margin: int | N
 
     `tile` and every start are multiples of `divisor`; neighbours share `overlap` pixels or more. A picture shorter than
     a tile gets one tile of the next multiple of `divisor`. The `margin` pixels at a tile's border are not trusted:
-    they get no weight as far as the overlap allows (the ramp keeps a quarter of it). With `overlap >= 8 / 3 margin` none
-    of them counts. Raises `UserError` for sizes that cannot be.
+    they get no weight as far as the overlap allows (the ramp keeps a quarter of it). With an overlap of 8 / 3 `margin`
+    or more none of them counts. Raises `UserError` for sizes that cannot be.
     """
     if length < 1:
         raise UserError(f"the picture has a side of {length} pixels. Expected at least one.")

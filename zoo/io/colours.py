@@ -8,18 +8,18 @@ Rgb = tuple[int, int, int]
 
 # Okabe and Ito, "Color Universal Design" (2008), without black, ordered to stand out from pink and purple tissue
 PALETTE: tuple[Rgb, ...] = (
+    (240, 228, 66),  # yellow
+    (86, 180, 233),  # sky blue
+    (213, 94, 0),  # vermillion
     (0, 158, 115),  # bluish green
     (230, 159, 0),  # orange
-    (86, 180, 233),  # sky blue
-    (240, 228, 66),  # yellow
-    (213, 94, 0),  # vermillion
     (0, 114, 178),  # blue
     (204, 121, 167),  # reddish purple
 )
 
 
 def colours_of(classes: Sequence[str], named: Mapping[str, str] | None = None) -> list[Rgb]:
-    """Return a colour a class: `named` (#rrggbb by class name) goes before the palette, which "background" leaves alone."""
+    """Return a colour a class: `named` (#rrggbb by class name) goes before the palette; "background" is grey."""
     found: list[Rgb] = []
     following = 0
     for name in classes:

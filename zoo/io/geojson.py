@@ -1,8 +1,8 @@
 """GeoJSON as QuPath reads and writes it: objects as closed rings in pixels of level 0.
 
 A ring runs along pixel edges, so that a polygon's area is the object's number of pixels. Points are (x, y); outer rings
-have positive shoelace area, holes are inner rings with negative area (RFC 7946, read with y pointing down). An object in
-several pieces is a MultiPolygon.
+have positive shoelace area, holes are inner rings with negative area (RFC 7946, read with y pointing down). An object
+in several pieces is a MultiPolygon.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def polygons_of(mask: NDArray[Any], offset: tuple[int, int] = (0, 0), step: int 
 
 
 def simple_loops(ring: Ring) -> Iterator[Ring]:
-    """Yield a closed ring cut where it meets itself: a piece of background that is enclosed but for a corner is a hole."""
+    """Yield a closed ring cut where it meets itself: background that is enclosed but for a corner is a hole."""
     path: list[tuple[int, int]] = []
     seen: dict[tuple[int, int], int] = {}
     for x, y in ring.tolist():
@@ -104,7 +104,7 @@ def simple_loops(ring: Ring) -> Iterator[Ring]:
 
 def rectangle(x0: float, y0: float, x1: float, y1: float) -> Polygon:
     """Return a box as a polygon."""
-    return Polygon(np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]], float))  # type: ignore[arg-type]
+    return Polygon(np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]], float))
 
 
 def measured(area: float, mpp: float | None, score: float | None = None, label: int | None = None) -> dict[str, float]:

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from zoo.io.colours import Rgb
 
-LARGEST, SMALLEST = 2048, 512
+LARGEST, SMALLEST = 2048, 1000
 """Longest side of an overlay: larger pictures are reduced, smaller ones enlarged by a whole factor."""
 
 
 @dataclass(frozen=True)
 class Outlines:
-    """Regions to outline: `labels` (h, w), 0 = nothing; `colour_of` (max label + 1, 3) uint8; `fill`: opacity inside."""
+    """Regions to outline: `labels` (h, w), 0 = nothing; `colour_of` (labels, 3) uint8; `fill`: opacity inside."""
 
     labels: NDArray[Any]
     colour_of: NDArray[np.uint8]
@@ -50,7 +50,7 @@ def reduction(shape: tuple[int, int]) -> int:
 
 def draw(picture: NDArray[np.uint8], layers: Sequence[Layer], legend: Sequence[Entry]) -> NDArray[np.uint8]:
     """Return (h, w, 3) uint8: the picture (H, W, 3) with its layers, and a legend below it."""
-    factor = max(1, SMALLEST // max(picture.shape[:2]))
+    factor = -(-SMALLEST // max(picture.shape[:2]))
     shown = _enlarged(picture, factor).copy()
     for layer in layers:
         if isinstance(layer, Outlines):

@@ -36,7 +36,7 @@ class PngRows:
         lines = np.zeros((len(rows), self._width + 1), np.uint8)  # the first byte of a line: no filter
         lines[:, 1:] = rows.reshape(len(rows), -1)
         self._missing -= len(rows)
-        packed = self._packer.compress(lines)
+        packed = self._packer.compress(lines.data)
         if packed:
             self._chunk(b"IDAT", packed)
 

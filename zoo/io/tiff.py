@@ -24,8 +24,8 @@ _OME = {"u1": "uint8", "u2": "uint16", "u4": "uint32", "i4": "int32", "f2": "hal
 class TiffRows:
     """A TIFF of known shape that grows from the top.
 
-    `shape`: (H, W), (C, H, W), or (H, W, 3) with `rgb`. `channels`: their names (an OME-TIFF then, whose half floats are
-    stored as float32). `description`: text of a file that is no OME-TIFF, in ASCII. `mpp`: um per pixel.
+    `shape`: (H, W), (C, H, W), or (H, W, 3) with `rgb`. `channels`: their names (an OME-TIFF then, whose half floats
+    are stored as float32). `description`: text of a file that is no OME-TIFF, in ASCII. `mpp`: um per pixel.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class TiffRows:
                     full = np.zeros((TILE, TILE, *tail), self._dtype)
                     full[: part.shape[0], : part.shape[1]] = part
                     part = full
-                packed = imagecodecs.zlib_encode(np.ascontiguousarray(part), level=self._level)
+                packed = imagecodecs.zlib_encode(part.tobytes(), level=self._level)
                 self._offsets[plane].append(self._file.tell())
                 self._sizes[plane].append(len(packed))
                 self._file.write(packed)
