@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 import timm
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from zoo.encoders.base import Encoder, Features, statistics_of, walk
 from zoo.encoders.listing import Info
 from zoo.errors import UserError
+from zoo.nn.lora import add_low_rank
 
 
 class TimmPyramid(Encoder):
@@ -91,6 +92,23 @@ class TimmViT(Encoder):
 
     def layers(self) -> Iterator[nn.Module]:
         return walk(self.net)
+
+    def adapt(self, rank: int) -> Self:
+        """Freeze the encoder and let low-rank changes of the queries and values of every block learn."""
+        self.freeze()
+        found = 0
+        for attention in [m for m in self.net.modules() if type(m).__name__.endswith("Attention")]:
+            fused = getattr(attention, "qkv", None)
+            if isinstance(fused, nn.Linear):
+                add_low_rank(fused, rank, blocks=3, adapted=(0, 2))
+                found += 1
+                continue
+            apart = [getattr(attention, n, None) for n in ("q_proj", "v_proj")]
+            for layer in apart:
+                if isinstance(layer, nn.Linear):
+                    add_low_rank(layer, rank)
+                    found += 1
+        return self if found else super().adapt(rank)
 
 
 def build(

@@ -1,0 +1,62 @@
+"""Low-rank adaptation of linear layers (Hu et al. 2022, LoRA, section 4.1), also of parts of a fused layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from zoo.errors import UserError
+
+
+class LowRank(nn.Module):
+    """Adds alpha / rank * up @ down to the chosen row blocks of a weight (outputs, inputs).
+
+    A fused query-key-value layer has three blocks; (0, 2) adapts queries and values. `up` starts at zero, so that an
+    adapted layer begins as the layer it was.
+    """
+
+    def __init__(self, weight: Tensor, rank: int, alpha: float, blocks: int, adapted: Sequence[int]) -> None:
+        super().__init__()
+        outputs, inputs = weight.shape
+        self.rows, self.blocks, self.adapted, self.scale = outputs // blocks, blocks, tuple(adapted), alpha / rank
+        count = len(self.adapted)
+        self.down = nn.Parameter(weight.detach().new_empty(count, rank, inputs))
+        self.up = nn.Parameter(weight.detach().new_zeros(count, self.rows, rank))
+        for part in self.down:
+            nn.init.kaiming_uniform_(part, a=math.sqrt(5))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the adapted weight."""
+        change = self.scale * torch.bmm(self.up, self.down).to(weight.dtype)
+        parts = list(torch.split(weight, self.rows))
+        for index, block in enumerate(self.adapted):
+            parts[block] = parts[block] + change[index]
+        return torch.cat(parts)
+
+
+def add_low_rank(
+    layer: nn.Linear, rank: int, *, alpha: float | None = None, blocks: int = 1, adapted: Sequence[int] = (0,)
+) -> None:
+    """Adapt a linear layer in place: its weight stands still, `down` and `up` learn. `alpha` is `rank` unless given.
+
+    The layer stays an `nn.Linear` whose `weight` is the adapted one, for code that reads `layer.weight`. Raises
+    `UserError` for an impossible rank or blocks that do not divide the outputs.
+    """
+    if not 1 <= rank <= min(layer.weight.shape):
+        raise UserError(f"adapt: rank is {rank}. Expected 1 to {min(layer.weight.shape)}, the width of the layer.")
+    if layer.out_features % blocks:
+        raise UserError(f"adapt: {layer.out_features} outputs are no {blocks} equal blocks. Adapt the layer whole.")
+    layer.requires_grad_(False)
+    change = LowRank(layer.weight, rank, float(rank if alpha is None else alpha), blocks, adapted)
+    parametrize.register_parametrization(layer, "weight", change)
+
+
+def merge_low_rank(module: nn.Module) -> None:
+    """Write every adapter of a module into its weights, in place; the outputs stay as they are."""
+    for layer in module.modules():
+        if parametrize.is_parametrized(layer, "weight") and isinstance(layer, nn.Linear):
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
