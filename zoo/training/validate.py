@@ -70,11 +70,14 @@ class Tally:
                 self.add(key, value)
 
 
-def compare(tally: Tally, name: str, output: Output, prediction: Prediction, truth: Truth, classes: Any) -> None:
-    """Add what one prediction says against its truth; `classes` are those of the dataset's truth."""
+def compare(
+    tally: Tally, name: str, output: Output, prediction: Prediction, truth: Truth, classes: Any, merge: Any = None
+) -> None:
+    """Add what one prediction says against its truth; `classes` are those of the dataset's truth, `merge` says which
+    of them become which class of the model."""
     match prediction, truth:
         case SemanticPrediction(), Semantic() | Instances():
-            _semantic(tally, name, prediction, truth, classes)
+            _semantic(tally, name, prediction, truth, classes, merge)
         case InstancesPrediction(), Instances():
             _foreground(tally, name, prediction.map > 0, truth.map > 0, truth.ignore)
             found = instances.matching(instances.overlap(prediction.map, truth.map, truth.ignore))
@@ -89,9 +92,9 @@ def compare(tally: Tally, name: str, output: Output, prediction: Prediction, tru
 
 
 def _semantic(
-    tally: Tally, name: str, prediction: SemanticPrediction, truth: Semantic | Instances, classes: Any
+    tally: Tally, name: str, prediction: SemanticPrediction, truth: Semantic | Instances, classes: Any, merge: Any
 ) -> None:
-    wanted = as_semantic(truth, classes, prediction.classes)
+    wanted = as_semantic(truth, classes, prediction.classes, merge)
     if not prediction.multilabel and not wanted.multilabel:
         table = confusion(prediction.map, wanted.map, len(prediction.classes), wanted.ignore)
         tally.add(f"{name}/pixels", table)
@@ -213,7 +216,9 @@ class Validation:
             for name, output in family.spec.outputs.items():
                 truth = self.truth(meta).get(output.truth or "")
                 if name in predictions and truth is not None:
-                    compare(tally, name, output, predictions[name], truth, truths[str(output.truth)].classes)
+                    classes = truths[str(output.truth)].classes
+                    merge = getattr(family.options, "merge", None)
+                    compare(tally, name, output, predictions[name], truth, classes, merge)
 
     def tiled(self, family: Family, meta: Meta) -> dict[str, Prediction]:
         """Return the predictions for a whole image, whatever the loader gives."""
