@@ -302,6 +302,8 @@ def _check_stages(notes: Notes, recipe: Recipe) -> None:
 
 def _check_evaluate(notes: Notes, recipe: Recipe) -> None:
     for i, source in enumerate(recipe.evaluate.datasets):
+        if "split" not in source.model_fields_set:  # the benchmark takes "test" where there is one
+            source = source.model_copy(update={"split": "all"})
         check_source(notes, source, ("evaluate", "datasets", i), training=False, here=False)
     for i, metric in enumerate(recipe.evaluate.metrics):
         if metric not in registry.table("metric"):

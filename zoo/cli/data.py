@@ -1,0 +1,112 @@
+"""Check a copy of a dataset, write a card for a folder of your own, or write some samples as files.
+
+zoo data check glas                 is the copy whole, and does anything leak
+zoo data init FOLDER --um 0.5       write FOLDER/zoo-dataset.yaml
+zoo data sample phantom-nuclei --out DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from zoo.cli.text import as_json
+from zoo.errors import UserError
+
+ACTIONS = ("check", "init", "sample")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `zoo data`."""
+    parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help=", ".join(ACTIONS))
+    parser.add_argument("names", nargs="+", metavar="NAME", help="dataset name, or a folder")
+    check = parser.add_argument_group("check")
+    check.add_argument("--between", action="store_true", help="also look for images that the datasets share")
+    check.add_argument("--json", action="store_true", help="for machines")
+    init = parser.add_argument_group("init")
+    init.add_argument("--name", help="name of the dataset (default: that of the folder)")
+    init.add_argument("--um", type=float, help="um per pixel, where the files do not say it")
+    init.add_argument("--group", metavar="REGEX", help="first bracket = patient or slide in an image's id")
+    init.add_argument("--images", metavar="FOLDER", help="sub-folder of the images (default: guessed)")
+    init.add_argument("--masks", metavar="FOLDER", help="sub-folder of the masks (default: guessed)")
+    init.add_argument("--kind", choices=("semantic", "instances"), metavar="KIND", help="semantic or instances")
+    init.add_argument("--truth", default="objects", help="key of the truth (default objects)")
+    init.add_argument("--licence", default="not stated", help="licence of the data")
+    init.add_argument("--force", action="store_true", help="replace a card that is there")
+    sample = parser.add_argument_group("sample")
+    sample.add_argument("--out", metavar="DIR", help="folder to write into")
+    sample.add_argument("--split", default="all", help="split (default all)")
+    sample.add_argument("--count", type=int, default=3, metavar="N", help="how many (default 3)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the action says."""
+    return {"check": _check, "init": _init, "sample": _sample}[args.action](args)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from zoo.data.integrity import check_dataset, leakage, prints_of
+
+    reports = []
+    for name in args.names:
+        report = check_dataset(name, progress=_progress if sys.stderr.isatty() else None)
+        reports.append(report)
+        if not args.json:
+            print("\n".join(report.lines()))
+    shared = []
+    if args.between:
+        from zoo.data import open_dataset
+
+        prints = {name: prints_of(open_dataset(name)) for name in args.names}
+        for i, one in enumerate(args.names):
+            for other in args.names[i + 1 :]:
+                shared += leakage(prints[one], prints[other], (one, other))
+    if args.json:
+        print(as_json({"datasets": [r.values() for r in reports], "between": [vars(f) for f in shared]}))
+    elif args.between:
+        print("\n".join(map(str, shared)) or "between: nothing is shared")
+    return 0 if all(report.ok for report in reports) else 1
+
+
+def _progress(done: int, total: int) -> None:
+    end = "\n" if done == total else ""
+    print(f"\r{done} of {total} images", end=end, file=sys.stderr, flush=True)
+
+
+def _init(args: argparse.Namespace) -> int:
+    from zoo.cards import CARD_NAME
+    from zoo.data.init import init_folder
+
+    for name in args.names:
+        card = Path(name).expanduser() / CARD_NAME
+        if card.exists() and not args.force:
+            raise UserError(f"{card}: a card is there already. Replace it with: zoo data init {name} --force")
+        text, report = init_folder(
+            name,
+            name=args.name,
+            um=args.um,
+            group_pattern=args.group,
+            images=args.images,
+            masks=args.masks,
+            kind=args.kind,
+            truth=args.truth,
+            licence=args.licence,
+        )
+        try:
+            card.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{card}: cannot be written ({error.strerror}). Make the folder writable") from None
+        print("\n".join(report))
+    return 0
+
+
+def _sample(args: argparse.Namespace) -> int:
+    if not args.out:
+        raise UserError("zoo data sample: --out DIR is missing. Say where to write")
+    from zoo.data.samples import write_samples
+
+    for name in args.names:
+        for path in write_samples(name, Path(args.out), split=args.split, count=args.count):
+            print(path)
+    return 0
