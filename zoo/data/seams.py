@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CORRELATION = 0.9  # of two edges, above which they may touch
-STEP = 1.15  # largest step across the seam, relative to the step one pixel further inside
+STEP = 1.3  # largest step across the seam, relative to the step one pixel further inside
 _FLAT = 2.0  # grey levels; an edge that varies less says nothing
 
 F32 = NDArray[np.float32]
