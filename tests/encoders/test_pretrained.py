@@ -207,6 +207,17 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
         build_encoder(NAME, weights=tmp_path / "noise.pth")
 
 
+def test_a_check_fetches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "reachable", lambda address: pytest.fail("the network was asked"))
+    pretrained.check("resnet34", "imagenet")
+    pretrained.check("resnet34")
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    with pytest.raises(UserError, match="ZOO_OFFLINE"):
+        pretrained.check("resnet34", "imagenet")
+    with pytest.raises(UserError, match="Did you mean resnet34"):
+        pretrained.check("resnet_34", "none")
+
+
 def test_mistakes_are_sentences(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'no weights "a1_in1"\. Did you mean a1_in1k'):
         build_encoder("resnet34", weights="a1_in1")

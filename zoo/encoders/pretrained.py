@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from zoo import paths
+from zoo.encoders import listing
 from zoo.encoders.listing import Info, Weights
 from zoo.errors import UserError, suggest
 
@@ -53,8 +54,27 @@ class File:
     label: str
 
 
+def check(name: str, weights: str | Path = "none") -> None:
+    """Raise `UserError` where an encoder or its weights are unknown, or not here and must not be fetched.
+
+    Needs neither torch nor a network, for whoever checks a recipe before anything starts.
+    """
+    info = listing.info(name)
+    found = choose(info, weights)
+    if isinstance(found, Weights) and local(info, found) is None and _forbidden():
+        raise absent(info, found, _forbidden())
+
+
 def find(info: Info, weights: str | Path) -> File | None:
     """Return the file behind `weights`, fetching it where that is allowed, or None for "none". Raises `UserError`."""
+    chosen = choose(info, weights)
+    if isinstance(chosen, Weights):
+        return File(local(info, chosen) or fetch(info, chosen), chosen.tag, chosen.tag)
+    return None if chosen is None else File(chosen, None, chosen.name)
+
+
+def choose(info: Info, weights: str | Path) -> Weights | Path | None:
+    """Return what `weights` names: known weights, a file of the user's own, or None for "none". Raises `UserError`."""
     text = str(weights)
     if text == "none":
         return None
@@ -62,10 +82,10 @@ def find(info: Info, weights: str | Path) -> File | None:
         chosen = info.weights.get(text) or info.weights.get(info.imagenet or "")
         if chosen is None:
             raise UserError(f"encoder {info.name}: it has no ImageNet weights. {_tags(info)}")
-        return File(local(info, chosen) or fetch(info, chosen), chosen.tag, chosen.tag)
+        return chosen
     path = Path(weights).expanduser()
     if path.is_file():
-        return File(path, None, path.name)
+        return path
     if path.suffix or os.sep in text:
         raise UserError(f"encoder {info.name}: weights: no file {path}. Expected none, imagenet, a tag or a file.")
     raise UserError(f'encoder {info.name}: no weights "{text}". {suggest(text, info.weights)} {_tags(info)}'.strip())
