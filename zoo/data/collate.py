@@ -23,6 +23,16 @@ class Targets(Protocol):
         """Return name -> array that says "nothing is known", for a sample of that spatial shape."""
 
 
+class NoTargets:
+    """Targets of whoever only wants the images."""
+
+    def __call__(self, sample: Sample) -> dict[str, NDArray[Any]]:
+        return {}
+
+    def blank(self, shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:
+        return {}
+
+
 @dataclass(frozen=True)
 class Item:
     """One item of a step: `image` (C, H, W) or (C, D, H, W); `valid` its spatial shape, bool; `targets` by name."""

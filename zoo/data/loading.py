@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import itertools
 import logging
+import multiprocessing
 import pickle
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -311,7 +313,9 @@ class Loader:
             found: Iterator[Any] = map(self._work.__getitem__, slices)
         else:
             self._queue[:] = slices
-            found = iter(self._torch())
+            with warnings.catch_warnings():  # how many workers is the recipe's affair, not torch's
+                warnings.filterwarnings("ignore", message="This DataLoader will create")
+                found = iter(self._torch())
         for batch in found:
             if isinstance(batch, _Failure):
                 batch.throw()
@@ -320,8 +324,6 @@ class Loader:
     def _torch(self) -> torch_data.DataLoader[Any]:
         """Return torch's loader, made once: its workers stay from epoch to epoch."""
         if self._torch_loader is None:
-            import multiprocessing
-
             forks = "fork" in multiprocessing.get_all_start_methods()
             self._torch_loader = torch_data.DataLoader(
                 self._work,
