@@ -8,6 +8,8 @@ Used as a script: the import of torch and Lightning, which takes longer than the
         tear:OUT:N            train into OUT and SIGKILL the process halfway through checkpoint number N
         term:OUT:N            train into OUT and send SIGTERM to the process in batch N
         resume:OUT            resume the run in OUT
+        pair:OUT[:N]          train on two processes, as torchrun would start them; the second gets SIGTERM in batch N
+        pair-resume:OUT       resume that
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -68,10 +71,41 @@ def act(values: dict[str, Any], action: str) -> None:
         in_checkpoint(int(number[0]))
     elif what == "term":
         after_batch(int(number[0]), lambda: os.kill(os.getpid(), signal.SIGTERM))
-    if what == "resume":
+    if what.startswith("pair"):
+        pair(values, what, out, *number)
+    elif what == "resume":
         run.resume(out, progress=False)
     else:
         run.train(Recipe.model_validate({**values, "output": out}), progress=False)
+
+
+def pair(values: dict[str, Any], what: str, out: str, number: str = "") -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    second = os.fork()
+    rank = 1 if second == 0 else 0
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "GROUP_RANK": 0, "MASTER_PORT": port}
+    os.environ.update({k: str(v) for k, v in place.items()}, MASTER_ADDR="127.0.0.1", TORCHELASTIC_RUN_ID="pair")
+    if number and rank == 1:
+        after_batch(int(number), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    status = 0
+    try:
+        if what == "pair":
+            recipe = Recipe.model_validate({**values, "output": out})
+            run.train(recipe, devices=2, strategy="ddp", accelerator="cpu", progress=False)
+        else:
+            run.resume(out, accelerator="cpu", progress=False)
+    except SystemExit as error:
+        status = int(error.code or 0)
+    except ZooError as error:
+        sys.stderr.write(f"{error}\n")
+        status = error.status
+    if rank == 0:
+        _, other = os.waitpid(second, 0)
+        status = status if os.WEXITSTATUS(other) == status else 99
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def digest(path: Path) -> str | None:

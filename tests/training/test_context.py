@@ -185,13 +185,13 @@ def test_a_shared_parameter_is_refused() -> None:
         def players(self, module: Any) -> dict[str, Player]:
             return {"a": Player(list(module.parameters())), "b": Player(list(module.judge.parameters()))}
 
-    with pytest.raises(UserError, match='"a" and "b".*share a parameter'):
+    with pytest.raises(UserError, match=r'"a" and "b".*share a parameter'):
         make(Two(), game=Shared())
 
 
 def test_an_unknown_player_in_the_recipe_is_refused() -> None:
     train = Train.model_validate({"players": {"critic": {"clip": 1.0}}})
-    with pytest.raises(UserError, match='no player "critic".*generator, judge'):
+    with pytest.raises(UserError, match=r'no player "critic".*generator, judge'):
         movers_of(Two(), Game(), train, False)  # type: ignore[arg-type]
 
 
@@ -241,7 +241,9 @@ def test_synchronise_is_the_mean_with_absent_gradients_as_zero(world: int, prese
     gradients: list[list[Tensor | None]] = []
     for r in range(world):
         has = present[2 * r : 2 * r + 2]
-        gradients.append([torch.randn(p.shape, generator=generator) if h else None for p, h in zip(ranks[r], has)])
+        gradients.append(
+            [torch.randn(p.shape, generator=generator) if h else None for p, h in zip(ranks[r], has, strict=True)]
+        )
         for parameter, gradient in zip(ranks[r], gradients[r], strict=True):
             parameter.grad = None if gradient is None else gradient.clone()
     flats: list[Tensor] = []

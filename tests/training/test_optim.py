@@ -41,10 +41,10 @@ def test_plateau_waits_then_reduces_down_to_its_end() -> None:
     assert again.state() == schedule.state()
 
 
-@given(
-    st.sampled_from([Constant, Cosine, Poly]), st.integers(1, 500), st.floats(0, 0.9), st.integers(0, 499)
-)
-def test_a_factor_is_in_0_1_and_never_rises_after_warm_up(kind: type[Constant], total: int, warmup: float, b: int) -> None:
+@given(st.sampled_from([Constant, Cosine, Poly]), st.integers(1, 500), st.floats(0, 0.9), st.integers(0, 499))
+def test_a_factor_is_in_0_1_and_never_rises_after_warm_up(
+    kind: type[Constant], total: int, warmup: float, b: int
+) -> None:
     schedule = kind(warmup=warmup)
     batch = min(b, total - 1)
     here = schedule.factor(batch, total)
@@ -67,9 +67,13 @@ def test_every_registered_part_is_there() -> None:
 @pytest.mark.parametrize(
     ("kind", "component", "words"),
     [
-        ("optimizer", {"name": "adamm"}, 'no optimizer "adamm". Did you mean adamw, adam'),
+        ("optimizer", {"name": "adamm"}, 'no optimizer "adamm". Did you mean adam, adamw'),
         ("schedule", {"name": "cosin"}, 'no schedule "cosin". Did you mean cosine'),
-        ("schedule", {"name": "cosine", "arguments": {"warmpu": 0.1}}, 'unknown argument "warmpu". Did you mean warmup'),
+        (
+            "schedule",
+            {"name": "cosine", "arguments": {"warmpu": 0.1}},
+            'unknown argument "warmpu". Did you mean warmup',
+        ),
         ("schedule", {"name": "constant", "arguments": {"warmup": 5}}, "warmup = 5 is no share"),
         ("schedule", {"name": "plateau", "arguments": {"reduce": 2}}, "does not make the rate smaller"),
     ],

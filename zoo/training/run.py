@@ -7,7 +7,8 @@ others; every process then works from the folder, so that a run and its resumpti
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,10 @@ def train(
     """
     fabric = launch.open_fabric(devices, nodes, strategy, accelerator)
     folder = RunFolder(recipe.run_folder)
-    if launch.is_first():
-        _begin(fabric, recipe, folder, progress, command)
-    return _work(fabric, folder, progress, fresh=True)
+    with _threads_kept():
+        if launch.is_first():
+            _begin(fabric, recipe, folder, progress, command)
+        return _work(fabric, folder, progress, fresh=True)
 
 
 def resume(
@@ -70,14 +72,16 @@ def resume(
             f"note: the run began on {found['world']} devices and goes on on {fabric.world_size}: "
             "the result will differ slightly"
         )
-    return _work(fabric, folder, progress, fresh=False)
+    with _threads_kept():
+        return _work(fabric, folder, progress, fresh=False)
 
 
 def dry_run(recipe: Recipe, *, accelerator: str = "auto", steps: int = 5) -> DryRun:
     """Do a few real steps of the first stage, write nothing, and return what the run will cost. Raises as `train`."""
     fabric = launch.open_fabric(1, 1, "auto", accelerator)
-    _set_threads(recipe)
-    return estimate.dry_run(setup.resolve(recipe), fabric.device, steps)
+    with _threads_kept():
+        _set_threads(recipe)
+        return estimate.dry_run(setup.resolve(recipe), fabric.device, steps)
 
 
 def _begin(fabric: Any, recipe: Recipe, folder: RunFolder, progress: bool, command: Sequence[str] | None) -> None:
@@ -105,18 +109,24 @@ def _set_threads(recipe: Recipe) -> int:
 
 
 def _work(fabric: Any, folder: RunFolder, progress: bool, *, fresh: bool) -> Path:
-    before = torch.get_num_threads()
     fabric.launch()
     recipe, found, state = folder.open()
     if fresh and state is not None:
         raise UserError(f"{folder.path}: a run is already there. Go on with it: zoo train --resume {folder.path}")
+    torch.set_num_threads(int(found["threads"]))
+    family = fabric.to_device(setup.create(recipe))
+    Run(fabric, recipe, folder, family, state=state, show=progress).go()
+    return folder.path
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Give a caller's thread count back."""
+    before = torch.get_num_threads()
     try:
-        torch.set_num_threads(int(found["threads"]))
-        family = fabric.to_device(setup.create(recipe))
-        Run(fabric, recipe, folder, family, state=state, show=progress).go()
+        yield
     finally:
         torch.set_num_threads(before)
-    return folder.path
 
 
 def describe(folder: Path) -> dict[str, Any]:
