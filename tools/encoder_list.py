@@ -96,6 +96,8 @@ def attempt(name: str, kind: str) -> dict[str, Any]:
         for divisor in [base] if kind == "vit" else sorted({max(base, d) for d in DIVISORS}):
             try:
                 exact, minimum = runs(encoder, divisor)
+                if kind == "vit" and minimum > 1:
+                    raise ValueError("it takes no small pictures")
             except Exception as error:
                 reasons.append(error)
                 continue
@@ -164,7 +166,7 @@ def smp_entries(known: set[str], only: str, failures: dict[str, str]) -> dict[st
     same = {n.replace("-", "").replace("_", "") for n in known}
     found: dict[str, dict[str, Any]] = {}
     for name in smp_models.names():
-        if not fnmatch.fnmatch(name, only):
+        if not matches(name, only):
             continue
         try:
             with torch.device("meta"):
@@ -186,6 +188,11 @@ def smp_entries(known: set[str], only: str, failures: dict[str, str]) -> dict[st
     return found
 
 
+def matches(name: str, patterns: str) -> bool:
+    """Return whether a name matches one of several patterns, apart by commas."""
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns.split(","))
+
+
 def write(entries: dict[str, dict[str, Any]], path: Path) -> None:
     """Write the list, one encoder a line."""
     import segmentation_models_pytorch
@@ -200,7 +207,7 @@ def write(entries: dict[str, dict[str, Any]], path: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="*", help="only names that match this pattern; the rest stays")
+    parser.add_argument("--only", default="*", help="only names that match one of these patterns, apart by commas")
     parser.add_argument("--out", type=Path, default=FILE)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -209,9 +216,9 @@ def main() -> int:
     if options.out.is_file():
         old = json.loads(options.out.read_text(encoding="utf-8"))["encoders"]
         plain = {n: n.partition(":")[2] or n for n in old}
-        kept = {n: e for n, e in old.items() if not fnmatch.fnmatch(plain[n], options.only)}
+        kept = {n: e for n, e in old.items() if not matches(plain[n], options.only)}
     failures: dict[str, str] = {}
-    found = timm_entries([n for n in every if fnmatch.fnmatch(n, options.only)], failures)
+    found = timm_entries([n for n in every if matches(n, options.only)], failures)
     found |= smp_entries({n for n, e in (kept | found).items() if e["source"] == "timm"}, options.only, failures)
     write(kept | found, options.out)
     for name, reason in sorted(failures.items()):
