@@ -132,6 +132,19 @@ def test_an_unreadable_data_root(tmp_path: Path) -> None:
     (tmp_path / "glas" / "Grade.csv").write_text("name,patient,grade\n")
     with pytest.raises(UserError, match=r"holds no image named train_1\.bmp"):
         open_dataset("glas", root=tmp_path)
+    (tmp_path / "glas" / "Grade.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot be read"):
+        open_dataset("glas", root=str(tmp_path))
+
+
+def test_a_folder_without_rights(glas: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(glas / "glas"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", refuse)
+        with pytest.raises(UserError, match=r"glas cannot be read \(Permission denied\)"):
+            open_dataset("glas", root=glas)
 
 
 def test_size_mismatch_names_both_files(glas: Path) -> None:

@@ -134,6 +134,9 @@ def test_split_folders_duplicates_and_an_empty_folder(tmp_path: Path) -> None:
         open_dataset(card(tmp_path, "semantic", ["background", "g"]))
     image(tmp_path / "images" / "train" / "1.png")
     image(tmp_path / "images" / "test" / "1.png")
+    with pytest.raises(UserError, match=r"none of the 2 images has a mask. Expected masks/test/1\.png"):
+        open_dataset(card(tmp_path, "semantic", ["background", "g"]))
+    mask(tmp_path / "masks" / "test" / "1.png", stripes(1))
     data = open_dataset(card(tmp_path, "semantic", ["background", "g"]), split="test")
     assert [e.id for e in data.index] == ["test/1"]
     image(tmp_path / "images" / "test" / "1.bmp")
@@ -148,6 +151,7 @@ def test_channels_and_spacing(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     planes = np.random.default_rng(0).integers(0, 4000, (HEIGHT, WIDTH, 2)).astype(np.uint16)
     np.save(tmp_path / "images" / "1.npy", planes)
+    mask(tmp_path / "masks" / "1.png", stripes(1))
     more: dict[str, Any] = {"channels": ["dapi", "cd3"], "spacing": {"um": 0.5, "provenance": "published"}}
     sample = open_dataset(card(tmp_path, "semantic", ["background", "g"], **more))[0]
     assert (sample.image == planes.transpose(2, 0, 1)).all()

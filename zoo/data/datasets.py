@@ -76,7 +76,7 @@ def open_dataset(
     part: Literal["train", "validate"] = "train",
     arguments: Mapping[str, Any] | None = None,
     limit: int | None = None,
-    root: Path | None = None,
+    root: Path | str | None = None,
     seed: int = 0,
 ) -> Dataset:
     """Open a dataset by name, by a folder that holds a zoo-dataset.yaml, or by the path of a card.
@@ -91,7 +91,7 @@ def open_dataset(
     file = cards.dataset_card_file(name)
     card = cards.dataset_card(name)
     reader = make_reader(card, file, arguments, root)
-    entries = tuple(reader.index())
+    entries = read_index(card, reader)
     _no_duplicates(card, entries)
     chosen = _split(card, file, entries, split)
     if fold is not None:
@@ -104,13 +104,23 @@ def open_dataset(
     return Dataset(card, chosen, reader, split)
 
 
+def read_index(card: DatasetCard, reader: Reader) -> tuple[Entry, ...]:
+    """Return what a reader lists. Raises `UserError` where its folder or tables cannot be read."""
+    try:
+        return tuple(reader.index())
+    except (OSError, UnicodeDecodeError) as error:
+        place = getattr(error, "filename", None) or "a file"
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{card.name}: {place} cannot be read ({reason}). Check the folder and its rights.") from None
+
+
 def labels_of(entries: Sequence[Entry]) -> dict[str, Any]:
     """Return id -> label where a reader knows one without decoding (`Entry.extra["label"]`), for stratification."""
     return {e.id: e.extra["label"] for e in entries if "label" in e.extra}
 
 
 def make_reader(
-    card: DatasetCard, file: Path, arguments: Mapping[str, Any] | None = None, root: Path | None = None
+    card: DatasetCard, file: Path, arguments: Mapping[str, Any] | None = None, root: Path | str | None = None
 ) -> Reader:
     """Return the reader that a card names, with its folder and checked arguments. Raises `UserError`."""
     made = cast(type[Reader], registry.get("reader", card.reader.name))
@@ -124,19 +134,26 @@ def make_reader(
     return made(card, folder, checked)
 
 
-def dataset_folder(card: DatasetCard, file: Path, root: Path | None = None) -> Path:
+def dataset_folder(card: DatasetCard, file: Path, root: Path | str | None = None) -> Path:
     """Return where a dataset's files lie; a user's own card names a folder beside itself.
 
     Raises `UserError` that says which folder was looked at, how to set the data root, and where to get the data.
     """
     own = file.parent.resolve() != paths.shipped("datasets").resolve()
-    base = file.parent if own and root is None else root if root is not None else paths.data_root()
+    base = Path(root).expanduser() if root is not None else file.parent if own else paths.data_root()
     if base is None:
         raise UserError(f"{card.name}: no data root is set. {_how(card)}")
     folder = base / (card.folder or "")
-    if not folder.is_dir():
+    if not _is_folder(folder):
         raise UserError(f"{card.name}: the folder {folder} is not there. {'' if own else _how(card)}".rstrip())
     return folder
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise UserError(f"{path}: the folder cannot be read ({error.strerror}). Check its rights.") from None
 
 
 def _how(card: DatasetCard) -> str:

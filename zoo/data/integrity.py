@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from zoo import cards
 from zoo.cards import DatasetCard, TruthCard
-from zoo.data.datasets import Dataset, card_splits, make_reader
+from zoo.data.datasets import Dataset, card_splits, make_reader, read_index
 from zoo.data.readers.base import Entry, Reader
 from zoo.data.seams import Edges, edges_of, touching
 from zoo.errors import DataError
@@ -123,7 +123,7 @@ def check_dataset(
     name: str | Path,
     *,
     arguments: Mapping[str, Any] | None = None,
-    root: Path | None = None,
+    root: Path | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Read every item of a dataset and say what is there, what is broken or absent, and what leaks.
@@ -132,7 +132,7 @@ def check_dataset(
     """
     file, card = cards.dataset_card_file(name), cards.dataset_card(name)
     reader = make_reader(card, file, arguments, root)
-    entries, findings = _unique(reader.index())
+    entries, findings = _unique(read_index(card, reader))
     members, absent = split_members(card, file, entries)
     findings += absent
     prints, counts, sizes = _read_all(card, reader, entries, findings, progress)

@@ -128,14 +128,7 @@ class ImageFile:
 
     def _decoded(self) -> Array:
         if self._whole is None:
-            whole = _decode(self.path)
-            if whole.nbytes > _RAM:
-                with tempfile.TemporaryFile() as file:  # the map outlives it, and the disk space goes with the map
-                    mapped = np.memmap(file, dtype=whole.dtype, mode="w+", shape=whole.shape)
-                mapped[...] = whole
-                mapped.flush()
-                whole = mapped
-            self._whole = whole
+            self._whole = _kept(_decode(self.path))
         return self._whole
 
     def _read_window(self, y0: int, x0: int, h: int, w: int) -> Array:
@@ -351,9 +344,19 @@ def _open_tiff(path: Path) -> ImageFile:
 
 def _of_array(path: Path, whole: Array, spacing: tuple[float, float] | None) -> ImageFile:
     image = ImageFile(path, whole.shape, whole.dtype, spacing, False)
-    if whole.nbytes <= _RAM:
-        image._whole = whole
+    image._whole = _kept(whole)
     return image
+
+
+def _kept(whole: Array) -> Array:
+    """Return the array itself, or a temporary memory map of it where it is large."""
+    if whole.nbytes <= _RAM:
+        return whole
+    with tempfile.TemporaryFile() as file:  # the map outlives it, and the disk space goes with the map
+        mapped = np.memmap(file, dtype=whole.dtype, mode="w+", shape=whole.shape)
+    mapped[...] = whole
+    mapped.flush()
+    return mapped
 
 
 def _decode_tiff(path: Path) -> Array:

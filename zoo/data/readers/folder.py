@@ -88,6 +88,13 @@ class FolderOfImages(FolderReader):
         entries = [self._entry(path, base) for path in image_files(base, self.arguments)]
         if not entries:
             raise UserError(f"{self.card.name}: {base} holds no image. Expected {', '.join(IMAGE_SUFFIXES)} files.")
+        for key, source in self.arguments.masks.items():
+            if not any(key in entry.files for entry in entries):
+                example = f"{source.folder}/{entries[0].id}{source.suffix}.png"
+                raise UserError(
+                    f"{self.card.name}: reader.arguments.masks.{key}: none of the {len(entries)} images has a mask. "
+                    f"Expected {example} (or {', '.join(_MASKS[1:])}, or a folder of that name). Mend the card."
+                )
         return entries
 
     def _entry(self, path: Path, base: Path) -> Entry:
