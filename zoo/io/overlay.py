@@ -70,7 +70,7 @@ def _outline(shown: NDArray[np.uint8], layer: Outlines, factor: int) -> None:
         inside = labels > 0
         tint = layer.colour_of[labels[inside]].astype(np.float32)
         shown[inside] = np.rint(shown[inside] * (1 - layer.fill) + tint * layer.fill).astype(np.uint8)
-    width = 1 if max(labels.shape) < 1000 else 2
+    width = 1 if max(labels.shape) < 900 else 2
     line = np.zeros(labels.shape, bool)
     for distance in range(1, width + 1):
         for axis in (0, 1):
