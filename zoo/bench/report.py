@@ -209,14 +209,14 @@ def _method(results: Results) -> str:
         for row in results.rows
         if not row.baseline and _median(row)
     )
+    ran_on = f"{results.environment.get('device', '')}, {results.environment.get('threads', '')} threads"
     return (
         "<section>\n<h2>How this was measured</h2>\n"
         "<p>Numbers are means over images, each image weighing the same; an image for which a metric is not defined "
         "(no object in truth or prediction) is left out. Intervals are percentile bootstraps that draw whole groups "
         "(patients, slides), 5000 resamples. Baselines never see a truth.</p>\n"
         f"<dl>{metrics}</dl>\n<details><summary>Times and versions</summary>\n<ul>{times}</ul>\n"
-        f"<p>histozoo {_version()}; {_text(software)}. {_text(machine)}; "
-        f"{_text(results.environment.get('device', ''))}, {_text(results.environment.get('threads', ''))} threads.</p></details>\n</section>"
+        f"<p>histozoo {_version()}; {_text(software)}. {_text(machine)}; {_text(ran_on)}.</p></details>\n</section>"
     )
 
 
