@@ -50,7 +50,7 @@ def card(folder: Path, splits: dict[str, list[str]] | str, **arguments: Any) -> 
 def messages(folder: Path) -> tuple[bool, str]:
     report = check_dataset(folder)
     json.dumps(report.values())
-    return report.ok, "\n".join(report.lines())
+    return report.ok, "\n".join(report.lines(width=10_000))
 
 
 @pytest.fixture
@@ -70,6 +70,7 @@ def test_a_clean_dataset(clean: Path) -> None:
     assert train.foreground == {"tissue": 0.125}
     assert train.classes == {"tissue": {"background": 2 * 56 * 64, "gland": 2 * 8 * 64}}
     assert "  all: 4 images, 2 groups" in report.lines()
+    assert all(len(line) <= 40 for line in report.lines(width=40))
 
 
 def test_broken_and_absent_items(clean: Path) -> None:
@@ -79,7 +80,7 @@ def test_broken_and_absent_items(clean: Path) -> None:
     shutil.copy(clean / "images" / "p1_2.png", clean / "images" / "p1_2.bmp")
     done: list[int] = []
     report = check_dataset(clean, progress=lambda k, n: done.append(k))
-    text = "\n".join(report.lines())
+    text = "\n".join(report.lines(width=10_000))
     assert not report.ok
     assert done == [1, 2, 3]
     assert "error: p0_0: " in text
@@ -175,6 +176,17 @@ def test_perceptual_hashes() -> None:
     assert all((a ^ b).bit_count() > 12 for a, b in zip(same, other, strict=True))
     assert perceptual(np.full((3, 40, 40), 7, np.uint8)) is None
     assert alike([], []) == []
+
+
+def test_generated_images_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.data.integrity._GENERATED", 2)
+    read: list[int] = []
+    report = check_dataset("phantom-nuclei", progress=lambda done, total: read.append(total))
+    assert report.ok
+    assert not report.leaks
+    assert len(read) == 2 * (len(report.splits) - 1)
+    assert report.splits["train"].annotated["nuclei"] == 2
+    assert any("generated" in f.what for f in report.findings)
 
 
 @pytest.mark.data
