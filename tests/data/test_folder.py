@@ -304,11 +304,13 @@ def test_init_of_geojson_and_binary_folders(tmp_path: Path) -> None:
         geojson(tmp_path / "d" / "masks" / f"{number}.geojson", feature("T", [square(1, 1, 4, 4)], thing="detection"))
         image(tmp_path / "b" / "images" / f"{number}.png")
         mask(tmp_path / "b" / "masks" / str(number) / "0.png", stripes(1))
+        image(tmp_path / "s" / f"{number}.png")
+        geojson(tmp_path / "s" / f"{number}.geojson", feature("Tumor", [square(1, 1, 4, 4)]))
     kinds = {}
-    for name in "gdb":
+    for name in "gdbs":
         made(tmp_path / name)
         kinds[name] = open_dataset(tmp_path / name)[1].truth["objects"].kind
-    assert kinds == {"g": "semantic", "d": "instances", "b": "instances"}
+    assert kinds == {"g": "semantic", "d": "instances", "b": "instances", "s": "semantic"}
     assert open_dataset(tmp_path / "g").card.truths["objects"].classes == ("background", "Tumor")
 
 
@@ -338,5 +340,9 @@ def test_init_mistakes(tmp_path: Path) -> None:
     image(tmp_path / "b.png")
     report = init_folder(tmp_path)[1]
     assert "1 images, 0 with masks, 1 unreadable" in report[0]
+    image(tmp_path / "b.bmp")
+    with pytest.raises(UserError, match='the id "b" stands for two images'):
+        init_folder(tmp_path)
+    (tmp_path / "b.bmp").unlink()
     with pytest.raises(UserError, match="um per pixel will not do"):
         init_folder(tmp_path, um=-1)

@@ -132,6 +132,7 @@ def _look(base: Path, arguments: FolderArguments, truth: str) -> _Found:
     found = _Found()
     source = arguments.masks[truth]
     root = base / arguments.images
+    seen: set[str] = set()
     inside_masks = (base / source.folder) if source.folder != arguments.images else None
     for path in image_files(root, arguments):
         if inside_masks is not None and path.is_relative_to(inside_masks):
@@ -144,8 +145,9 @@ def _look(base: Path, arguments: FolderArguments, truth: str) -> _Found:
             found.unreadable.append(str(error))
             continue
         item = stem_of(path, root, arguments.suffix)
-        if item in found.ids:
+        if item in seen:
             raise UserError(f'{path}: the id "{item}" stands for two images. Rename one of the two.')
+        seen.add(item)
         found.images.append(image)
         found.ids.append(item)
         mask = mask_of(base / source.folder, item, source.suffix, path)

@@ -185,7 +185,8 @@ def split_members(
     here = {e.id for e in entries}
     members: dict[str, list[str]] = {}
     findings = []
-    for name, ids in card_splits(card, file).items():
+    fixed = card_splits(card, file)
+    for name, ids in fixed.items():
         absent = [i for i in ids if i not in here]
         if absent:
             shown = ", ".join(absent[:5]) + (" ..." if absent[5:] else "")
@@ -193,7 +194,7 @@ def split_members(
             findings.append(Finding("error", f"split {name}", what))
         members[name] = [i for i in ids if i in here]
     for entry in entries:
-        if entry.split and entry.split not in card_splits(card, file):
+        if entry.split and entry.split not in fixed:
             members.setdefault(entry.split, []).append(entry.id)
     return {**members, "all": [e.id for e in entries]}, findings
 

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 
 from zoo.cards import TruthCard
 from zoo.data.readers.base import Entry, FolderReader
-from zoo.data.readers.pixels import instances_of, map_values, natural, one_of, read_labels, unknown_values
+from zoo.data.readers.pixels import instances_of, map_values, natural, read_labels, unknown_values
 from zoo.data.readers.polygons import instance_map, semantic_map
 from zoo.errors import DataError, UserError, suggest
 from zoo.io.images import IMAGE_SUFFIXES, read_image, to_rgb8
@@ -208,9 +208,10 @@ def mask_of(folder: Path, item: str, suffix: str, image: Path) -> Path | None:
     """Return the mask file, or the folder of binary masks, of an image; None where there is none."""
     inside = Path(item)
     where = folder / inside.parent
-    found = one_of(where, inside.name + suffix, _MASKS) or one_of(where, inside.name + suffix, (".jpg", ".jpeg"))
-    if found is not None and found != image:
-        return found
+    for end in (*_MASKS, ".jpg", ".jpeg"):
+        file = where / (inside.name + suffix + end)
+        if file.is_file() and file != image:
+            return file
     many = where / (inside.name + suffix)
     return many if many.is_dir() else None
 

@@ -72,8 +72,3 @@ def natural(text: str) -> list[tuple[int, int, str]]:
     import re
 
     return [(0, int(t), "") if t.isdigit() else (1, 0, t) for t in re.split(r"(\d+)", text) if t]
-
-
-def one_of(folder: Path, stem: str, suffixes: Sequence[str]) -> Path | None:
-    """Return the file of that stem with the first suffix that exists, or None."""
-    return next((folder / (stem + s) for s in suffixes if (folder / (stem + s)).is_file()), None)
