@@ -7,7 +7,7 @@ maps that come out a pixel too small, frozen batch statistics, learning rates th
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any, Self
@@ -213,7 +213,19 @@ def statistics_of(config: dict[str, Any]) -> tuple[Sequence[float], Sequence[flo
 
 
 @torch.no_grad()
-def untouched(model: nn.Module, twin: nn.Module) -> list[str]:
-    """Return names of weights of `model` that equal those of a freshly initialised twin: no file filled them in."""
+def untouched(model: nn.Module, twin: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return names of weights of `model` that no tensor of a file filled in.
+
+    Those equal the weights of `twin`, initialised from the same seed; one that begins at a fixed value may also stand
+    in the file with that very value.
+    """
     fresh = dict(twin.named_parameters())
-    return [n for n, p in model.named_parameters() if p.ndim > 1 and torch.equal(p, fresh[n]) and bool(p.any())]
+
+    def given(parameter: Tensor) -> bool:
+        flat = parameter.flatten()
+        return any(
+            t.numel() == flat.numel() and torch.equal(t.flatten().to(flat.dtype), flat) for t in tensors.values()
+        )
+
+    same = [(n, p) for n, p in model.named_parameters() if p.ndim > 1 and torch.equal(p, fresh[n])]
+    return [n for n, p in same if not given(p)]

@@ -271,7 +271,7 @@ def filled(build: Build, info: Info, in_channels: int, file: File, arguments: Ma
             reason = " ".join(line.strip() for line in str(error).splitlines()[:3])
             raise UserError(f"{file.path}: does not fit encoder {info.name}: {reason[:300]}") from None
         torch.manual_seed(0)
-        missing = untouched(encoder, build(info, in_channels, file.tag, None, arguments))
+        missing = untouched(encoder, build(info, in_channels, file.tag, None, arguments), tensors)
     if missing:
         raise UserError(
             f"{file.path}: does not fit encoder {info.name}: it leaves {len(missing)} of its tensors as they were, "

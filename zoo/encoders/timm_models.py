@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
@@ -132,12 +133,17 @@ def _create(name: str, info: Info, known: dict[str, Any], tensors: Mapping[str, 
     extra: dict[str, Any] = {}
     if tensors is not None:
         extra = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": dict(tensors), "custom_load": False}}
+    log = logging.getLogger("timm.models._builder")  # warns of every classifier weight that features do not need
+    level = log.level
     try:
+        log.setLevel(logging.ERROR)
         net: nn.Module = timm.create_model(name, **known, **extra)
     except TypeError as error:
         raise UserError(f"encoder {info.name}: {error}. See: zoo show {info.name}") from None
     except (AssertionError, NotImplementedError, ValueError) as error:
         raise UserError(f"encoder {info.name}: timm refuses {_written(known)}: {error}") from None
+    finally:
+        log.setLevel(level)
     for module in net.modules():  # do not keep a second copy of the weights
         config = getattr(module, "pretrained_cfg", None)
         if isinstance(config, dict):
