@@ -370,3 +370,22 @@ def test_boxes_follow_the_patch() -> None:
             areas = [float(np.prod(b[2:] - b[:2])) for b in (*clipped, *expected)]
             keep = [areas[i] >= 0.25 * areas[i + 2] for i in range(2)]
             assert np.array_equal(found.numpy(), clipped[keep])
+
+
+@pytest.mark.parametrize("balance", ["classes", "foreground"])
+def test_focused_patches_hold_what_they_were_drawn_for(balance: str) -> None:
+    built = loader(Toy(grow=6), samples=80, balance=balance, size=(8, 8))
+    drawn = [draw for batch in built.draws(0) for draw in batch]
+    found = [(batch.targets["ids"][i], meta) for batch in built.epoch(0) for i, meta in enumerate(batch.meta)]
+    plain = 0
+    for draw, (ids, meta) in zip(drawn, found, strict=True):
+        assert meta.id == str(draw.image)
+        if draw.focus is None or int(meta.id) % 2 == 0:
+            plain += 1
+        elif balance == "classes":
+            assert (ids == {1: 7, 2: 9}[draw.focus[1]]).any()
+        else:
+            assert (ids > 0).any()
+    assert plain < len(drawn)
+    if balance == "classes":
+        assert plain == 0  # images without any class are never drawn

@@ -103,7 +103,7 @@ def build(component: Component) -> Step:
     made: type[Step] = registry.get("augmentation", component.name)
     known = [n for n in inspect.signature(made).parameters if n not in ("self", "others")]
     for name in component.arguments:
-        if name not in known and not issubclass(made, Albumentations):
+        if name not in known and made is not Albumentations:
             raise UserError(
                 f'augment: {component.name}: unknown argument "{name}". {suggest(name, known)} '
                 f"It takes {', '.join(known)}."
