@@ -27,9 +27,11 @@ class Squares(FolderReader):
     needs_folder: ClassVar[bool] = False
 
     def index(self) -> Sequence[Entry]:
+        count = self.arguments.count
+        splits = ["val" if i % 4 == 3 else "train" for i in range(count)] + ["test"] * 4
         return [
-            Entry(f"square-{i:03d}", group=f"field-{i // 2}", split="val" if i % 4 == 3 else "train", extra={"seed": i})
-            for i in range(self.arguments.count)
+            Entry(f"square-{i:03d}", group=f"{split}-{i // 4}", split=split, extra={"seed": i})
+            for i, split in enumerate(splits)
         ]
 
     def read(self, entry: Entry) -> Sample:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -37,6 +40,22 @@ def register() -> None:
     from zoo import registry
 
     registry.table("reader").setdefault("toy-squares", "toy_squares:Squares")
+
+
+@contextmanager
+def installed(paths: list[str]) -> Iterator[None]:
+    """Within the context the toy packages are installed in this process."""
+    from zoo import registry
+
+    sys.path[:0] = paths
+    registry.table.cache_clear()
+    register()
+    try:
+        yield
+    finally:
+        for path in paths:
+            sys.path.remove(path)
+        registry.table.cache_clear()
 
 
 def environment(paths: list[str], **more: str) -> dict[str, str]:

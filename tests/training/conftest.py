@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from zoo import registry
 from zoo.recipe import Recipe
 
 HERE = Path(__file__).resolve().parent
@@ -44,12 +43,8 @@ def site(toys: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> list[str
 @pytest.fixture(autouse=True, scope="module")
 def plugins(toys: ModuleType, site: list[str]) -> Iterator[None]:
     """The toy packages are installed for this module."""
-    sys.path[:0] = site
-    registry.table.cache_clear()
-    toys.register()
-    yield
-    del sys.path[: len(site)]
-    registry.table.cache_clear()
+    with toys.installed(site):
+        yield
 
 
 @pytest.fixture(scope="session")

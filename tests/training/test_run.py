@@ -93,7 +93,7 @@ def test_metadata_tells_what_was_seen_and_neither_time_nor_path(finished: Path, 
     assert (seen["dataset"], seen["split"]) == ("toy-squares", "train")
     assert "square-000" in seen["images"]
     assert "square-003" not in seen["images"]
-    assert "field-0" in seen["groups"]
+    assert seen["groups"] == ["train-0", "train-1", "train-2"]
     (validated,) = json.loads(meta["validated_on"])
     assert validated["images"] == ["square-003", "square-007", "square-011"]
     text = json.dumps(meta)

@@ -129,7 +129,11 @@ class Context(Protocol):
     """Random numbers of this step, on the CPU; a function of (seed, batch index, rank)."""
 
     def update(self, player: str, loss: Tensor, *, retain: bool = False) -> None:
-        """Backward into that player's parameters only; synchronise, clip, step, average when it is time."""
+        """Backward into that player's parameters only; synchronise, clip, step, average when it is time.
+
+        Once a step for each player. `retain`: the graph is needed again by another player, so this one moves when that
+        is done (at the next update without `retain`, or at the end of the step).
+        """
 
     def log(self, terms: Mapping[str, Tensor | float]) -> None:
         """Record named numbers of this step."""

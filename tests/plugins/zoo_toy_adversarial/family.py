@@ -79,7 +79,8 @@ class Adversarial(Procedure):
         contrast = family.contrast(maps["features"], family.encode(2 * real - 1), ctx.generator)
         ctx.update("features", contrast, retain=True)
         ctx.update("generator", terms["l1"] + fooled + contrast)
-        ctx.log({**terms, "adversarial": fooled, "contrast": contrast, "discriminator": verdict})
+        told = {**terms, "adversarial": fooled, "contrast": contrast, "discriminator": verdict}
+        ctx.log({name: value.detach() for name, value in told.items()})
 
 
 def unit(picture: Any) -> Tensor:
@@ -119,7 +120,7 @@ class Translator(Family):
 
     @classmethod
     def tiny(cls) -> dict[str, Any]:
-        return {"width": 4}
+        return {"width": 4, "truth": "clean"}
 
     def procedure(self) -> Procedure:
         return Adversarial()

@@ -104,6 +104,8 @@ class Tiny(Family):
         assert isinstance(target, Tensor)
         known = (target != 255).sum((1, 2)).clamp_min(1)
         each = F.cross_entropy(maps["classes"].float(), target, ignore_index=255, reduction="none").sum((1, 2)) / known
+        if "classes" in batch.has:  # a sample without a truth says nothing, but the mean stays one over samples
+            each = each * batch.has["classes"]
         if self.options.explode is not None and self.training and progress > 0:
             each = each * torch.nan
         return {"cross_entropy": each.mean()}

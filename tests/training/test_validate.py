@@ -1,0 +1,119 @@
+"""Metrics of a validation: sums that make exact numbers, on any number of processes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zoo.families.base import Output
+from zoo.training.validate import Tally, compare, lower_is_better, numbers
+from zoo.types import (
+    Boxes,
+    BoxesPrediction,
+    Instances,
+    InstancesPrediction,
+    Label,
+    LabelPrediction,
+    Picture,
+    PicturePrediction,
+    Semantic,
+    SemanticPrediction,
+)
+
+CLASSES = ("background", "gland")
+
+
+@given(st.integers(0, 2**31), st.integers(1, 5), st.integers(1, 3))
+def test_any_sharing_among_processes_gives_the_same_numbers(seed: int, images: int, world: int) -> None:
+    rng = np.random.default_rng(seed)
+    output = Output("semantic", CLASSES, truth="glands")
+    whole, ranks = Tally(), [Tally() for _ in range(world)]
+    for i in range(images):
+        shape = tuple(rng.integers(3, 9, 2))
+        guess, truth = rng.integers(0, 2, (2, *shape)).astype(np.uint8)
+        for tally in (whole, ranks[i % world]):
+            compare(tally, "glands", output, SemanticPrediction(guess, CLASSES), Semantic(truth), CLASSES)
+            tally.add("loss/total", np.array([2.0 * i, 1.0]))
+    everything = [dict(r.sums) for r in ranks]
+    for rank in ranks:
+        rank.merge(lambda _: everything)
+        found, expected = numbers(rank, 1), numbers(whole, 1)
+        assert set(found) == set(expected)
+        for name, value in expected.items():
+            assert found[name] == pytest.approx(value, nan_ok=True)
+    assert numbers(whole, 1)["loss"] == pytest.approx(np.mean([2.0 * i for i in range(images)]))
+
+
+def test_dice_is_pooled_over_images() -> None:
+    tally = Tally()
+    output = Output("semantic", CLASSES, truth="t")
+    one, none = np.ones((4, 4), np.uint8), np.zeros((4, 4), np.uint8)
+    half = np.concatenate([one[:2], none[:2]])
+    for guess, truth in ((half, one), (none, none)):
+        compare(tally, "t", output, SemanticPrediction(guess, CLASSES), Semantic(truth), CLASSES)
+    assert numbers(tally, 1)["dice"] == pytest.approx(2 * 8 / (8 + 16))
+    assert "t/dice" in numbers(tally, 2)
+
+
+def test_pixels_that_are_ignored_do_not_count() -> None:
+    tally = Tally()
+    truth = Semantic(np.array([[1, 1, 255, 255]], np.uint8), ignore=255)
+    guess = SemanticPrediction(np.array([[1, 1, 1, 0]], np.uint8), CLASSES)
+    compare(tally, "t", Output("semantic", CLASSES, truth="t"), guess, truth, CLASSES)
+    assert numbers(tally, 1)["dice"] == 1.0
+
+
+def test_objects() -> None:
+    truth = np.zeros((8, 8), np.int32)
+    truth[:4, :4], truth[5:, 5:] = 1, 2
+    guess = np.where(truth == 1, 1, 0).astype(np.int32)
+    tally = Tally()
+    prediction = InstancesPrediction(guess, ("nucleus",), np.zeros(1, np.int64))
+    compare(tally, "n", Output("instances", ("nucleus",), truth="n"), prediction, Instances(truth), ("nucleus",))
+    found = numbers(tally, 1)
+    assert found["object_f1"] == pytest.approx(2 / 3)
+    assert found["pq"] == pytest.approx(2 / 3)
+    assert found["dice"] == pytest.approx(2 * 16 / (16 + 25))
+
+
+def test_boxes_are_matched_by_the_name_of_their_class() -> None:
+    where = np.array([[0, 0, 4, 4], [6, 6, 9, 9]], np.float32)
+    truth = Boxes(where, np.array([1, 2]))
+    prediction = BoxesPrediction(where, ("white", "red"), np.array([1, 1]), np.array([0.9, 0.8], np.float32))
+    tally = Tally()
+    compare(tally, "b", Output("boxes", ("white", "red"), truth="b"), prediction, truth, ("red", "white"))
+    assert numbers(tally, 1)["box_f1"] == pytest.approx(0.5)
+
+
+def test_pictures_and_labels() -> None:
+    tally = Tally()
+    truth = Picture(np.full((3, 4, 4), 100, np.uint8), ("r", "g", "b"))
+    guess = PicturePrediction(np.full((3, 4, 4), 110, np.uint8), ("r", "g", "b"))
+    compare(tally, "p", Output("picture", truth="p"), guess, truth, ())
+    found = numbers(tally, 1)
+    assert found["mae"] == pytest.approx(10 / 255)
+    assert found["psnr"] == pytest.approx(20 * np.log10(255 / 10))
+    tally = Tally()
+    for value in (0, 1, 1):
+        compare(tally, "l", Output("label", ("a", "b"), truth="l"), LabelPrediction(1, ("a", "b")), Label(value), ())
+    assert numbers(tally, 1)["accuracy"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode", "lower"),
+    [
+        ("loss", "auto", True),
+        ("dice", "auto", False),
+        ("glands/object_f1", "auto", False),
+        ("dice_loss", "auto", True),
+        ("mae", "auto", True),
+        ("psnr", "auto", False),
+        ("hausdorff_95", "auto", True),
+        ("loss", "max", False),
+        ("dice", "min", True),
+    ],
+)
+def test_which_way_is_better(monitor: str, mode: str, lower: bool) -> None:
+    assert lower_is_better(monitor, mode) is lower
