@@ -46,19 +46,36 @@ Widths = Sequence[int]
 UNET_WIDTHS = (256, 128, 64, 32, 16)
 
 
+def _check_unet(channels: Widths, attention: bool) -> None:
+    if not 3 <= len(channels) <= 5:
+        raise ValueError(f"the decoder has {len(channels)} widths. Write one a block, coarsest first: 3 to 5 of them")
+    if attention and min(channels) < 16:
+        raise ValueError(f"attention works on 16 channels or more, not {min(channels)}. Use wider channels")
+
+
+def _without_idle(decoder: Any) -> Any:
+    """Remove the attention over a skip that smp builds in the last block, which has none."""
+    blocks = list(decoder.blocks.values()) if isinstance(decoder.blocks, nn.ModuleDict) else list(decoder.blocks)
+    blocks[-1].attention1 = nn.Identity()
+    return decoder
+
+
 def unet(*, channels: Widths = UNET_WIDTHS, attention: bool = False, interpolation: str = "nearest") -> Plan:
     """U-Net (Ronneberger et al. 2015). `channels`: widths from the coarsest block; their number is the depth."""
+
+    _check_unet(channels, attention)
 
     def build(in_channels: int, levels: Widths) -> Any:
         from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 
-        return UnetDecoder(
+        decoder = UnetDecoder(
             (in_channels, *levels),
             tuple(channels),
             n_blocks=len(channels),
             attention_type="scse" if attention else None,
             interpolation_mode=interpolation,
         )
+        return _without_idle(decoder)
 
     return Plan(_halves(len(channels)), build, channels[-1], 1, 3)
 
@@ -66,22 +83,27 @@ def unet(*, channels: Widths = UNET_WIDTHS, attention: bool = False, interpolati
 def unetplusplus(*, channels: Widths = UNET_WIDTHS, attention: bool = False, interpolation: str = "nearest") -> Plan:
     """U-Net++ with dense skips (Zhou et al. 2018). Arguments as for `unet`."""
 
+    _check_unet(channels, attention)
+
     def build(in_channels: int, levels: Widths) -> Any:
         from segmentation_models_pytorch.decoders.unetplusplus.decoder import UnetPlusPlusDecoder
 
-        return UnetPlusPlusDecoder(
+        decoder = UnetPlusPlusDecoder(
             (in_channels, *levels),
             tuple(channels),
             n_blocks=len(channels),
             attention_type="scse" if attention else None,
             interpolation_mode=interpolation,
         )
+        return _without_idle(decoder)
 
     return Plan(_halves(len(channels)), build, channels[-1], 1, 3)
 
 
 def manet(*, channels: Widths = UNET_WIDTHS, reduction: int = 16, pab_channels: int = 64) -> Plan:
     """MA-Net with position-wise and multi-scale attention (Fan et al. 2020)."""
+
+    _check_unet(channels, False)
 
     def build(in_channels: int, levels: Widths) -> Any:
         from segmentation_models_pytorch.decoders.manet.decoder import MAnetDecoder
@@ -111,11 +133,12 @@ def linknet(*, channels: int = 32, depth: int = 5) -> Plan:
 def fpn(*, pyramid_channels: int = 256, channels: int = 128, dropout: float = 0.2) -> Plan:
     """Feature pyramid (Lin et al. 2017, Kirillov et al. 2019). `channels`: a multiple of 32."""
 
+    if channels % 32:
+        raise ValueError(f"decoder fpn: channels is {channels}. Its group norm has 32 groups: use a multiple of 32")
+
     def build(_in_channels: int, levels: Widths) -> Any:
         from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
 
-        if channels % 32:
-            raise ValueError(f"decoder fpn: channels {channels} is no multiple of 32. Its group norm has 32 groups")
         return FPNDecoder(
             list(levels),
             encoder_depth=4,

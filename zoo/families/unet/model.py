@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.cards import DatasetCard
-from zoo.encoders import Pyramid, build_encoder
+from zoo.encoders import Encoder, Pyramid, build_encoder, listing
 from zoo.errors import UserError
 from zoo.families.base import Encoding, Family, IOSpec, Maps, MapSpec, Need, Output, TargetMaker
 from zoo.families.unet import decoders, targets
@@ -41,11 +41,7 @@ class UNet(Family):
         self.classes = classes
         self.mode = options.resolved_mode(classes)
         channels = options.channels or RGB
-        encoder = build_encoder(
-            options.encoder.name,
-            in_channels=len(channels),
-            **{"weights": options.encoder_weights, **options.encoder.arguments},
-        )
+        encoder = _encoder(options, len(channels))
         chosen = options.decoder
         plan = decoders.plan(chosen.name, chosen.arguments, encoder.strides[-1])
         self.pyramid = Pyramid(encoder, plan.strides)
@@ -83,7 +79,7 @@ class UNet(Family):
         decoders.change_norm(self.pyramid, options.norm)
         decoders.change_norm(self.decoder, options.norm)
 
-    def _spec(self, options: UNetOptions, channels: tuple[str, ...], encoder: Any) -> IOSpec:
+    def _spec(self, options: UNetOptions, channels: tuple[str, ...], encoder: Encoder) -> IOSpec:
         colour = len(channels) == 3 and set(channels) == set(RGB)
         kind: Literal["rgb8", "percentile", "raw"] = options.encoding or ("rgb8" if colour else "percentile")
         activation: Literal["softmax", "sigmoid"] = "softmax" if self.mode == "multiclass" else "sigmoid"
@@ -122,7 +118,7 @@ class UNet(Family):
     @classmethod
     def tiny(cls) -> dict[str, Any]:
         return {
-            "encoder": "resnet10t",
+            "encoder": "test_resnet",
             "decoder": {"name": "unet", "arguments": {"channels": [16, 16, 8, 8, 8]}},
             "classes": ["background", "nucleus"],
             "instances": {"boundary": "touching"},
@@ -187,3 +183,19 @@ class UNet(Family):
     def groups(self) -> list[dict[str, Any]] | None:
         """Return one group: encoder and decoder learn at the same rate."""
         return None
+
+
+def _encoder(options: UNetOptions, in_channels: int) -> Encoder:
+    """Return the encoder, cut off below the deepest level that the decoder uses. Raises `ValueError`, `UserError`."""
+    chosen, decoder = options.encoder, options.decoder
+    arguments = {"weights": options.encoder_weights, **chosen.arguments}
+    info = listing.info(chosen.name)
+    deepest = decoders.plan(decoder.name, decoder.arguments, info.strides[-1]).strides[-1]
+    if deepest < info.strides[-1] and info.kind == "pyramid" and "output_stride" not in arguments:
+        if info.source != "timm":
+            raise ValueError(
+                f"the decoder uses strides up to {deepest}, but {chosen.name} goes to {info.strides[-1]} and cannot be "
+                "cut off. Add widths to the decoder, or choose an encoder of timm"
+            )
+        arguments.setdefault("out_indices", tuple(i for i, s in enumerate(info.strides) if s <= deepest))
+    return build_encoder(chosen.name, in_channels=in_channels, **arguments)

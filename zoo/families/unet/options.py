@@ -7,6 +7,8 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from zoo import losses, registry
+from zoo.encoders import listing
+from zoo.errors import UserError
 from zoo.families.base import Family
 from zoo.schema import Component, Schema
 
@@ -93,6 +95,15 @@ class UNetOptions(Family.Options):
             raise ValueError("the list of losses is empty. Name at least one")
         for component in value:
             losses.check(component)
+        return value
+
+    @field_validator("encoder")
+    @classmethod
+    def _encoder(cls, value: Component) -> Component:
+        try:
+            listing.info(value.name)
+        except UserError as error:
+            raise ValueError(str(error)) from None
         return value
 
     @field_validator("decoder")
