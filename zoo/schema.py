@@ -97,36 +97,80 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _int)
 
 
 def parse_value(text: str) -> Any:
-    """Return the value of one override's right-hand side, read as YAML."""
-    return yaml.load(text, _Loader)  # a SafeLoader
+    """Return the value of one override's right-hand side, read as YAML. Raises `ValueError` where it is not valid."""
+    document = Document({})
+    problems: list[Problem] = []
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        value = None if node is None else _walk(node, (), loader, document, problems)
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = getattr(error, "problem", None) or "nested too deeply"
+        raise ValueError(f"{text!r} is not valid YAML: {reason}") from None
+    if problems:
+        raise ValueError(f"{text!r}: {problems[0].what}")
+    return value
 
 
-def _walk(node: yaml.Node, key: Key, loader: _Loader, document: Document, problems: list[Problem]) -> Any:
-    document.places[key] = (document.file, node.start_mark.line + 1)
+_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "str", "int", "float", "bool", "null", "merge")}
+_MOST = 200_000
+"""Values in one file that are still believed: a few aliases of aliases make billions."""
+
+
+def _walk(
+    node: yaml.Node,
+    key: Key,
+    loader: _Loader,
+    document: Document,
+    problems: list[Problem],
+    above: frozenset[int] = frozenset(),
+) -> Any:
+    """Return the value of a node and note where it and its children stand; `above` are the nodes that hold it."""
+    line = node.start_mark.line + 1
+    document.places[key] = (document.file, line)
+    if id(node) in above or len(document.places) > _MOST or node.tag not in _TAGS:
+        problems.append(Problem(document.file, line, ".".join(map(str, key)), _strange(node, id(node) in above)))
+        return None
+    inside = above | {id(node)}
     if isinstance(node, yaml.MappingNode):
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            name = str(key_node.value)
+            name = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "?"
             line = key_node.start_mark.line + 1
             if name in found:
                 where = ".".join(map(str, (*key, name)))
                 problems.append(Problem(document.file, line, where, "the key stands twice. Keep one of the two."))
                 continue
-            found[name] = _walk(value_node, (*key, name), loader, document, problems)
+            found[name] = _walk(value_node, (*key, name), loader, document, problems, inside)
             document.places[(*key, name)] = (document.file, line)
         return found
     if isinstance(node, yaml.SequenceNode):
-        return [_walk(child, (*key, i), loader, document, problems) for i, child in enumerate(node.value)]
-    return loader.construct_object(node)
+        return [_walk(child, (*key, i), loader, document, problems, inside) for i, child in enumerate(node.value)]
+    try:
+        return loader.construct_object(node)
+    except (yaml.YAMLError, ValueError) as error:  # as `!!int abc`
+        problems.append(Problem(document.file, line, ".".join(map(str, key)), f"{error}. Write a plain value."))
+        return None
+
+
+def _strange(node: yaml.Node, cyclic: bool) -> str:
+    if cyclic:
+        return "the alias holds itself. Write the value out."
+    if node.tag not in _TAGS:
+        return f'the tag "{node.tag}" is not read here. Write a plain value.'
+    return "aliases make the file too large. Write the values out."
 
 
 def read_yaml(path: Path | str, text: str | None = None) -> Document:
     """Read one YAML mapping with its line numbers. Raises `Problems` (unreadable, not a mapping, a key twice)."""
     document = Document({}, file=str(path))
+    problems: list[Problem] = []
     try:
         content = Path(path).read_text(encoding="utf-8") if text is None else text
         loader = _Loader(content)
         node = loader.get_single_node()
+        if isinstance(node, yaml.MappingNode):
+            document.values = _walk(node, (), loader, document, problems)
     except OSError as error:
         raise Problems([Problem(str(path), 0, "", f"the file cannot be read ({error.strerror}).")]) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -134,12 +178,12 @@ def read_yaml(path: Path | str, text: str | None = None) -> Document:
         reason = getattr(error, "problem", None) or str(error).splitlines()[0]
         line = mark.line + 1 if mark else 0
         raise Problems([Problem(str(path), line, "", f"not valid YAML: {reason}. Mend the syntax here.")]) from None
+    except RecursionError:
+        raise Problems([Problem(str(path), 0, "", "not valid YAML: nested too deeply. Write it flatter.")]) from None
+    if problems:
+        raise Problems(problems[:100])
     if not isinstance(node, yaml.MappingNode):
         raise Problems([Problem(str(path), 1, "", "the file holds no mapping. Expected `key: value` lines.")])
-    problems: list[Problem] = []
-    document.values = _walk(node, (), loader, document, problems)
-    if problems:
-        raise Problems(problems)
     return document
 
 

@@ -77,11 +77,14 @@ def load(name: str | Path, *, device: str | torch.device = "cpu", **changes: Any
     tensors, meta = store.read_tensors(found.path)
     if "family" not in meta or "options" not in meta:
         raise UserError(
-            f"{found.path}: the file says no family. Expected weights that the zoo wrote (zoo weights pull)."
+            f"{found.path}: the file says no family. Expected weights that the zoo wrote, as in a run folder."
         )
-    if int(meta.get("format", FORMAT)) > FORMAT:
-        raise UserError(f"{found.path}: written by a newer histozoo (format {meta['format']}). Upgrade histozoo.")
-    options = json.loads(meta["options"]) | changes
+    try:
+        version, options = int(meta.get("format", FORMAT)), dict(json.loads(meta["options"])) | changes
+    except (ValueError, TypeError):
+        raise UserError(f"{found.path}: its metadata (format, options) are damaged. Copy the file again.") from None
+    if version > FORMAT:
+        raise UserError(f"{found.path}: written by a newer histozoo (format {version}). Upgrade histozoo.")
     cls, values = checked(meta["family"], without_downloads(options))
     family = cls(values)
     store.load_strictly(family, tensors, str(found.path))

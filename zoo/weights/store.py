@@ -53,7 +53,8 @@ def find(name: str | Path) -> Found:
         raise UserError(f'no weights "{name}".{tags} {suggest(str(name), known, "zoo list weights")}')
     card = chosen[0]
     if card.source.kind != "bundled" or not card.source.file:
-        raise UserError(f'weights "{card.name}" are not on this machine. Get them with: zoo weights pull {card.name}')
+        why = f" ({card.source.reason})" if card.source.reason else ""
+        raise UserError(f'weights "{card.name}" are not on this machine{why}. Where they are: zoo show {card.name}')
     return Found(card.name, BUNDLE / card.source.file, card)
 
 
@@ -63,7 +64,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     if path.suffix != ".safetensors":
         raise UserError(
-            f"{path}: not a safetensors file. Expected weights that the zoo wrote. See: zoo weights pull --help"
+            f"{path}: not a safetensors file. Expected weights that the zoo wrote, as best.safetensors of a run."
         )
     try:
         with safe_open(path, framework="pt") as file:
