@@ -1,12 +1,13 @@
 """Write zoo/encoders/names.json: every encoder that takes pictures of any size, and what is known of it.
 
-    python tools/encoder_list.py                    # all of timm and smp, about ten minutes of one core
-    python tools/encoder_list.py --only 'resnet*'   # these anew, the rest as it stands
+    python tools/encoder_list.py                            # names that are not there yet: goes on where it stopped
+    python tools/encoder_list.py --again                    # all of timm and smp, about ten minutes of one core
+    python tools/encoder_list.py --again --only 'resnet*'   # these anew, the rest as it stands
 
 Every model is built on the meta device (shapes without numbers) and sent pictures of 320 x 256 and 64 x 96
 through the Encoder contract. A model is listed when every level comes out; one whose maps are a pixel off
-size / stride is marked `exact: false`, for the wrapper resizes them. Models that fail are not listed, and the reasons
-go to standard output. `tools/sweep_encoders.py` runs the listed ones for real.
+size / stride is marked `exact: false`, for the wrapper resizes them. Models that fail stand
+under `refused` with the reason. `tools/sweep_encoders.py` runs the listed ones for real.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ SIZES = ((320, 256), (64, 96))
 PYRAMID_BUILDS: tuple[dict[str, Any], ...] = ({}, {"dynamic_img_size": True}, {"strict_img_size": False})
 VIT_BUILDS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {})
 DIVISORS = (32, 64)
+BATCH = 20  # names between two writes, so that a stopped run goes on where it was
 IMAGENET = ("in1k", "in12k", "in21k", "in22k", "imagenet")
 
 
@@ -150,9 +152,9 @@ def timm_entries(wanted: list[str], failures: dict[str, str]) -> dict[str, dict[
                 entry = attempt(name, kind)
                 break
             except Exception as error:
-                reasons.append(f"{kind}: {(str(error).splitlines() or [repr(error)])[0][:110]}")
+                reasons.append((str(error).splitlines() or [repr(error)])[0][:110])
         if entry is None:
-            failures[name] = " | ".join(reasons)
+            failures[name] = "; ".join(dict.fromkeys(reasons))
             continue
         entry["architecture"] = timm.models._registry._model_to_module[name]
         entry["weights"], imagenet = timm_weights(name)
@@ -193,37 +195,52 @@ def matches(name: str, patterns: str) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns.split(","))
 
 
-def write(entries: dict[str, dict[str, Any]], path: Path) -> None:
-    """Write the list, one encoder a line."""
+def write(entries: dict[str, dict[str, Any]], refused: dict[str, str], path: Path) -> None:
+    """Write the list, one encoder a line, atomically."""
     import segmentation_models_pytorch
 
     lines = [f"{json.dumps(n)}: {json.dumps(entries[n], separators=(',', ':'))}" for n in sorted(entries)]
     made = {"tool": "tools/encoder_list.py", "timm": timm.__version__, "smp": segmentation_models_pytorch.__version__}
     body = ",\n".join(lines)
+    reasons = ",\n".join(f"{json.dumps(n)}: {json.dumps(refused[n])}" for n in sorted(refused))
+    text = f'{{"made": {json.dumps(made)},\n"encoders": {{\n{body}\n}},\n"refused": {{\n{reasons}\n}}}}\n'
     partial = path.with_suffix(".part")
-    partial.write_text(f'{{"made": {json.dumps(made)},\n"encoders": {{\n{body}\n}}}}\n', encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def read(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Return the encoders of a list, and the models that it refuses with the reasons."""
+    if not path.is_file():
+        return {}, {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return found["encoders"], found.get("refused", {})
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="*", help="only names that match one of these patterns, apart by commas")
+    parser.add_argument("--again", action="store_true", help="also names that are listed or refused already")
     parser.add_argument("--out", type=Path, default=FILE)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    every = timm.list_models()
-    kept: dict[str, dict[str, Any]] = {}
-    if options.out.is_file():
-        old = json.loads(options.out.read_text(encoding="utf-8"))["encoders"]
-        plain = {n: n.partition(":")[2] or n for n in old}
-        kept = {n: e for n, e in old.items() if not matches(plain[n], options.only)}
-    failures: dict[str, str] = {}
-    found = timm_entries([n for n in every if matches(n, options.only)], failures)
-    found |= smp_entries({n for n, e in (kept | found).items() if e["source"] == "timm"}, options.only, failures)
-    write(kept | found, options.out)
-    for name, reason in sorted(failures.items()):
-        print(f"not listed: {name}: {reason}")
-    print(f"{len(found)} listed, {len(failures)} not, {len(kept)} kept as they were", file=sys.stderr)
+    entries, refused = read(options.out)
+    done = set() if options.again else set(entries) | set(refused)
+    wanted = [n for n in timm.list_models() if matches(n, options.only) and n not in done]
+    for start in range(0, len(wanted), BATCH):
+        batch = wanted[start : start + BATCH]
+        failures: dict[str, str] = {}
+        found = timm_entries(batch, failures)
+        entries = {n: e for n, e in entries.items() if n not in batch} | found
+        refused = {n: r for n, r in refused.items() if n not in batch} | failures
+        write(entries, refused, options.out)
+    failures = {}
+    known = {n for n, e in entries.items() if e["source"] == "timm"}
+    found = smp_entries(known, options.only, failures)
+    stale = {name for n in found for name in (n.removeprefix("smp:"), f"smp:{n}") if name not in known}
+    entries = {n: e for n, e in entries.items() if n not in stale} | found
+    write(entries, refused | failures, options.out)
+    print(f"{len(entries)} listed, {len(refused | failures)} refused", file=sys.stderr)
     return 0
 
 

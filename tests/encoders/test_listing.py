@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -71,3 +73,19 @@ def test_imagenet_is_a_tag_and_licences_are_stated() -> None:
     assert info.weights["a1_in1k"].download == (
         "https://huggingface.co/timm/resnet34.a1_in1k/resolve/main/model.safetensors"
     )
+
+
+def test_the_tool_writes_what_is_committed(root: Path) -> None:
+    spec = importlib.util.spec_from_file_location("encoder_list", root / "tools" / "encoder_list.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    entries, refused = tool.read(listing.FILE)
+    failures: dict[str, str] = {}
+    for name, entry in tool.timm_entries(["test_resnet", "test_vit", "test_maxvit"], failures).items():
+        assert {k: v for k, v in entries[name].items() if k not in ("weights", "imagenet")} == {
+            k: v for k, v in entry.items() if k not in ("weights", "imagenet")
+        }
+    assert list(failures) == ["test_maxvit"]
+    assert not set(entries) & set(refused)

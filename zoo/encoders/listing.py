@@ -78,9 +78,13 @@ class Info:
 
 
 @functools.cache
-def _table() -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))["encoders"]
+def _file() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
     return found
+
+
+def _table() -> dict[str, dict[str, Any]]:
+    return _file()["encoders"]
 
 
 def names(*, forced: bool = False) -> list[str]:
@@ -142,6 +146,8 @@ def unknown_encoder(name: str) -> str:
     """Return the sentence that says there is no such encoder, with the nearest names."""
     plain = name.partition(":")[2] or name
     base, dot, tag = plain.partition(".")
+    if plain in _file()["refused"]:
+        return f'no encoder "{name}": the library has it, but it does not take pictures of every size. See: {SEE}'
     if dot and base in _table():
         return f'no encoder "{name}". A tag is said apart: encoder {base} with weights: {tag}. See: {SEE}'
     return f'no encoder "{name}". {suggest(plain, names(), SEE)}'
