@@ -128,7 +128,8 @@ def main() -> None:
             continue
         extra = found["peak"] - base
         growth = f"{extra / before:.2f}" if before else ""
-        print(f"{side:>6} {extra / 2**20:>16.0f} {growth:>7} {extra / side:>15.0f} {found['seconds']:>8.1f}", flush=True)
+        line = f"{side:>6} {extra / 2**20:>16.0f} {growth:>7} {extra / side:>15.0f} {found['seconds']:>8.1f}"
+        print(line, flush=True)
         before = extra
 
 

@@ -22,12 +22,12 @@ class Spool:
     A file is read with plain reads, not mapped: mapped pages would count as memory of the process.
     """
 
-    def __init__(self, shape: tuple[int, int], folder: Path | None = None, in_memory: int = IN_MEMORY) -> None:
+    def __init__(self, shape: tuple[int, int], folder: Path | None = None, in_memory: int | None = None) -> None:
         self.shape = shape
         self._begin = 0
         self._array: NDArray[np.int32] | None = None
         self._file: Any = None
-        if shape[0] * shape[1] <= in_memory:
+        if shape[0] * shape[1] <= (IN_MEMORY if in_memory is None else in_memory):
             self._array = np.zeros(shape, np.int32)
         else:
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from zoo import registry
+from zoo.io import overlay, spool, writers
+from zoo.io.colours import colours_of, from_hex
+from zoo.io.overlay import Entry, Outlines, Rectangles
+from zoo.io.spool import Spool
+from zoo.io.writers import Sparse, Target
+from zoo.types import InstancesPrediction, LabelPrediction, PicturePrediction, SemanticPrediction
+
+
+def target(folder: Path, shape: tuple[int, int], mpp: float | None = None) -> Target:
+    return Target(lambda ending: folder / f"a.{ending}", shape, mpp)
+
+
+@pytest.mark.parametrize("in_memory", [0, 10**6])
+def test_a_spool_gives_windows_back(in_memory: int) -> None:
+    array = np.random.default_rng(0).integers(0, 2**31 - 1, (70, 33)).astype(np.int32)
+    with Spool(array.shape, in_memory=in_memory) as found:
+        for part in np.split(array, [10, 11, 60]):
+            found.put(part)
+        np.testing.assert_array_equal(found.window(5, 40, 3, 20), array[5:40, 3:20])
+        np.testing.assert_array_equal(np.concatenate([rows for _, rows in found.bands(16)]), array)
+        found.write(7, array[:3])
+        np.testing.assert_array_equal(found.window(7, 10), array[:3])
+
+
+@pytest.mark.parametrize("step", [1, 3, 7])
+def test_sparse_rows_do_not_depend_on_the_bands(step: int) -> None:
+    array = np.random.default_rng(0).integers(0, 9, (2, 40, 23))
+    found = Sparse(step)
+    for part, begin in zip(np.split(array, [2, 3, 20], axis=1), [0, 2, 3, 20], strict=True):
+        found.put(begin, part)
+    np.testing.assert_array_equal(found.map, array[:, ::step, ::step])
+
+
+@pytest.mark.parametrize("in_memory", [0, 10**6])
+def test_provisional_ids_become_final(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int) -> None:
+    monkeypatch.setattr(spool, "IN_MEMORY", in_memory)
+    labels = np.zeros((20, 12), np.int32)
+    labels[2:6, 1:5] = 3
+    labels[6:9, 1:5] = 5  # the same object, seen by the next block
+    labels[15:19, 6:12] = 9
+    meaning = SimpleNamespace(
+        final=np.array([0, 0, 0, 1, 0, 1, 0, 0, 0, 2]), class_index=np.array([1, 0]), scores=np.array([0.5, 1.0])
+    )
+    writer = registry.get("writer", "instances")(target(tmp_path, labels.shape, 2.0))
+    for begin in range(0, 20, 6):
+        part = InstancesPrediction(labels[begin : begin + 6], ("a", "b"), np.zeros(0, np.int64))
+        writer.put(begin, part)
+    writer.end(meaning)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.labels.tif"), meaning.final[labels])
+    rows = [line.split(",") for line in (tmp_path / "a.objects.csv").read_text().splitlines()]
+    assert rows[0] == ["label", "class", "score", "area_px", "area_um2", "x", "y", "x0", "y0", "x1", "y1"]
+    assert rows[1] == ["1", "b", "0.5", "28", "112.0", "3.0", "5.5", "1", "2", "5", "9"]
+    assert rows[2] == ["2", "a", "1.0", "24", "96.0", "9.0", "17.0", "6", "15", "12", "19"]
+    layers, entries = writer.layers()
+    assert [entry.text for entry in entries] == ["a 1", "b 1"]
+    assert layers[0].labels.shape == (20, 12)
+    assert [f.class_name for f in writer.features()] == ["b", "a"]
+
+
+def test_large_maps_are_traced_coarsely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writers, "IN_MEMORY", 100)
+    index = np.zeros((40, 40), np.uint8)
+    index[8:24, 12:32] = 1
+    writer = registry.get("writer", "semantic")(target(tmp_path, index.shape))
+    writer.put(0, SemanticPrediction(index, ("background", "a")))
+    writer.end(None)
+    (feature,) = writer.features()
+    assert feature.measurements == {"Area px^2": 320.0}
+    assert feature.polygons[0].outer.min(0).tolist() == [12, 8]
+    assert not (tmp_path / "a.probability.tif").exists()
+
+
+def test_a_multi_label_map_has_a_file_a_class(tmp_path: Path) -> None:
+    planes = np.random.default_rng(0).random((2, 9, 7)) > 0.5
+    writer = registry.get("writer", "semantic")(target(tmp_path, (9, 7)))
+    writer.put(0, SemanticPrediction(planes, ("a", "b"), planes.astype(np.float32), multilabel=True))
+    writer.end(None)
+    for plane, name in zip(planes, "ab", strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / f"a.{name}.classes.png")), plane)
+    found = tifffile.imread(tmp_path / "a.probability.tif")
+    np.testing.assert_array_equal(found, planes)
+
+
+def test_pictures_and_labels(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).integers(0, 255, (3, 9, 7), dtype=np.uint8)
+    writer = registry.get("writer", "picture")(target(tmp_path, (9, 7)))
+    writer.put(0, PicturePrediction(data, ("red", "green", "blue")))
+    writer.end(None)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.picture.png")), data.transpose(1, 2, 0))
+    label: Any = registry.get("writer", "label")(target(tmp_path, (9, 7)))
+    label.put(0, LabelPrediction(1, ("benign", "malignant"), np.array([0.25, 0.75], np.float32)))
+    label.end(None)
+    assert '"class": "malignant"' in (tmp_path / "a.label.json").read_text()
+    assert label.layers()[1][0].text == "malignant"
+
+
+def test_an_overlay_draws_on_edges_only_and_has_a_legend() -> None:
+    picture = np.full((1000, 1000, 3), 200, np.uint8)
+    labels = np.zeros((1000, 1000), np.int32)
+    labels[100:200, 100:200], labels[100:200, 200:300] = 1, 2  # two objects that touch
+    table = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)], np.uint8)
+    boxes = Rectangles(np.array([[400.0, 400.0, 500.0, 450.0]]), np.array([[0, 0, 255]], np.uint8))
+    found = overlay.draw(picture, [Outlines(labels, table), boxes], [Entry((255, 0, 0), "nucleus 1")])
+    assert found.shape[0] > 1000
+    assert found.shape[1:] == (1000, 3)
+    assert (found[150, 150] == 200).all()  # inside
+    assert (found[150, 99] == 200).all()  # outside
+    assert (found[150, 100] == (255, 0, 0)).all()
+    assert (found[150, 199] == (255, 0, 0)).all()
+    assert (found[150, 200] == (0, 255, 0)).all()
+    assert (found[400, 450] == (0, 0, 255)).all()
+    assert (found[425, 450] == 200).all()
+    assert (found[1000:] == (255, 0, 0)).all(-1).any()
+
+
+def test_small_pictures_are_enlarged_and_large_ones_reduced() -> None:
+    assert overlay.draw(np.zeros((100, 60, 3), np.uint8), [], []).shape == (1000, 600, 3)
+    assert overlay.reduction((2048, 10)) == 1
+    assert overlay.reduction((10, 2049)) == 2
+
+
+def test_colours() -> None:
+    assert colours_of(["background", "a", "b"], {"b": "#0102ff"})[2] == (1, 2, 255)
+    assert len(set(colours_of([str(i) for i in range(7)]))) == 7
+    with pytest.raises(ValueError, match="#rrggbb"):
+        from_hex("red")
