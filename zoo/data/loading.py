@@ -10,6 +10,7 @@ import itertools
 import logging
 import multiprocessing
 import pickle
+import signal
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -186,6 +187,7 @@ def _same(batch: Any) -> Any:
 def _start_worker(_: int) -> None:
     import cv2
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which still needs this batch
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
