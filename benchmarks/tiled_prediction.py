@@ -4,7 +4,8 @@
     python benchmarks/tiled_prediction.py --side 1024 --repeats 3
 
 The bare loop cuts the same tiles, normalises, and runs the same network channels-last; it neither blends nor decodes.
-Zoo's side does all of it, down to class map and probabilities. MONAI's blends with its Gaussian window. The three run interleaved; medians and ratios are printed, and as JSON with --json.
+Zoo's side does all of it, down to class map and probabilities. MONAI's blends with its Gaussian window. The three run
+interleaved; medians and ratios are printed, and as JSON with --json.
 """
 
 from __future__ import annotations

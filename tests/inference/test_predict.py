@@ -182,3 +182,14 @@ def test_the_predict_method_reaches_here(make: Make, blobs: Blobs) -> None:
 def postprocess_map(family: Family, image: np.ndarray, threshold: float) -> np.ndarray:
     labels = postprocess.components(whole(family, image)[1] >= threshold)
     return (labels > 0).astype(np.uint8)
+
+
+def test_a_model_of_other_channels_names_them(make: Make) -> None:
+    family = make(channels=("dapi", "lap2"), encoding="raw")
+    assert predict_array(family, np.zeros((20, 20, 2), np.uint8))["semantic"].map.shape == (20, 20)  # type: ignore[union-attr]
+    with pytest.raises(UserError, match=r"3 channels.*dapi, lap2"):
+        predict_array(family, np.zeros((20, 20, 3), np.uint8))
+    one = make(channels=("dapi",), encoding="raw")
+    grey = np.random.default_rng(0).integers(0, 255, (20, 20), dtype=np.uint8)
+    stored_as_colour: Any = predict_array(one, np.repeat(grey[..., None], 3, 2))["semantic"]
+    np.testing.assert_array_equal(stored_as_colour.map, predict_array(one, grey)["semantic"].map)  # type: ignore[union-attr]

@@ -38,13 +38,10 @@ def of_array(image: Array, spec: IOSpec, mpp: float | None = None) -> Source:
     image = np.asarray(image)
     if image.ndim not in (2, 3) or 0 in image.shape:
         raise UserError(f"image: shape {image.shape} is no picture. Expected (H, W) or (H, W, C) with a pixel or more.")
-    if spec.channels == RGB:
-        try:
-            picture = to_rgb8(image)[0]
-        except DataError as error:
-            raise UserError(f"image: {error}") from None
-    else:
-        picture = _other_channels(image, spec, "image")
+    try:
+        picture = to_rgb8(image)[0] if spec.channels == RGB else _other_channels(image, spec)
+    except DataError as error:
+        raise UserError(f"image: {error}") from None
     return Source((picture.shape[0], picture.shape[1]), mpp, lambda begin, end: picture[begin:end])
 
 
@@ -54,12 +51,12 @@ def of_file(file: ImageFile, spec: IOSpec) -> Source:
     def rows(begin: int, end: int) -> Array:
         if spec.channels == RGB:
             return file.read_rgb8(begin, 0, end - begin)
-        return _other_channels(file.read(begin, 0, end - begin), spec, str(file.path))
+        return _other_channels(file.read(begin, 0, end - begin), spec, f"{file.path}: ")
 
     return Source((file.height, file.width), file.mpp, rows, str(file.path))
 
 
-def _other_channels(image: Array, spec: IOSpec, where: str) -> Array:
+def _other_channels(image: Array, spec: IOSpec, where: str = "") -> Array:
     """Return (H, W, C) with the channels of a model that does not want RGB."""
     picture = image[..., None] if image.ndim == 2 else image
     wanted, given = len(spec.channels), picture.shape[2]
@@ -67,7 +64,7 @@ def _other_channels(image: Array, spec: IOSpec, where: str) -> Array:
         return picture[..., :1]  # grey that was stored as colour
     if given != wanted:
         raise DataError(
-            f"{where}: the image has {given} channels. Expected {wanted}: {', '.join(spec.channels)}. "
+            f"{where}the image has {given} channels. Expected {wanted}: {', '.join(spec.channels)}. "
             "Choose an image with these channels or another model."
         )
     return picture
