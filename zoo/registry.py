@@ -77,6 +77,7 @@ TABLES: dict[str, dict[str, str]] = {
         "brightness-contrast": "zoo.data.steps:BrightnessContrast",
         "elastic": "zoo.data.augment:Elastic",
         "flips": "zoo.data.steps:Flips",
+        "fluorescence": "zoo.data.fluorescence:Fluorescence",
         "gamma": "zoo.data.steps:Gamma",
         "hue": "zoo.data.augment:Hue",
         "intensity": "zoo.data.steps:Intensity",

@@ -6,7 +6,7 @@ Files lie in `pictures/` below the output folder, a JPEG each; what several rows
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from zoo.bench import score
 from zoo.bench.score import Task
 from zoo.data.truths import BACKGROUND, as_semantic
+from zoo.io.colours import PALETTE, colours_of
 from zoo.io.images import to_rgb8
 from zoo.types import (
     Boxes,
@@ -36,9 +37,6 @@ RGB8 = NDArray[np.uint8]
 
 SIDE = 420
 """Longest side of a drawn picture, pixels; larger images are shrunk, smaller ones enlarged by a whole number."""
-
-PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#8f6bd8")
-"""Colours of classes that bring none of their own (Okabe and Ito 2008, which colour-blind readers can tell apart)."""
 
 
 def draw(
@@ -116,10 +114,9 @@ def drawn(image: RGB8, shown: Prediction | Truth | None, task: Task, *, ours: bo
     return fitted(image)
 
 
-def colour_of(name: str, position: int, colours: Mapping[str, str]) -> tuple[int, int, int]:
-    """Return the RGB of a class."""
-    text = colours.get(name, PALETTE[position % len(PALETTE)]).lstrip("#")
-    return int(text[:2], 16), int(text[2:4], 16), int(text[4:6], 16)
+def colours(task: Task, names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    """Return the colour of each class: the card's, else the palette's."""
+    return dict(zip(names, colours_of(names, task.colours), strict=True))
 
 
 def _classes(image: RGB8, shown: Semantic | SemanticPrediction, task: Task) -> RGB8:
@@ -130,9 +127,10 @@ def _classes(image: RGB8, shown: Semantic | SemanticPrediction, task: Task) -> R
         for k, name in enumerate(task.classes)
         if name != BACKGROUND
     ]
-    picture = fitted(image)
-    for position, (k, plane) in enumerate(planes):
-        _tint(picture := picture.copy(), plane, colour_of(task.classes[k], position, task.colours))
+    picture = fitted(image).copy()
+    chosen = colours(task, [task.classes[k] for k, _ in planes])
+    for k, plane in planes:
+        _tint(picture, plane, chosen[task.classes[k]])
     return picture
 
 
@@ -158,9 +156,10 @@ def _objects(image: RGB8, shown: Instances | InstancesPrediction, task: Task, *,
         kinds = {k + 1: semantic.map == k + 1 for k in range(len(names))}
     labels = fitted(shown.map.astype(np.float32), nearest=True).astype(np.int64)  # exact up to 2^24 objects
     border = _borders(labels)
+    chosen = colours(task, names)
     for k, mask in kinds.items():
         inside = fitted(mask.astype(np.uint8), nearest=True) > 0
-        colour = colour_of(names[k - 1], k - 1, task.colours)
+        colour = chosen[names[k - 1]]
         picture[inside] = (0.8 * picture[inside] + 0.2 * np.asarray(colour)).astype(np.uint8)
         picture[inside & border] = colour
     return picture
@@ -185,5 +184,5 @@ def _boxes(image: RGB8, shown: Boxes | BoxesPrediction) -> RGB8:
     classes = shown.class_index if isinstance(shown, BoxesPrediction) else shown.classes - 1
     for box, index in zip(shown.xyxy, classes, strict=True):
         x0, y0, x1, y1 = (round(float(v) * scale) for v in box)
-        cv2.rectangle(picture, (x0, y0), (max(x0, x1 - 1), max(y0, y1 - 1)), colour_of("", int(index), {}), 1)
+        cv2.rectangle(picture, (x0, y0), (max(x0, x1 - 1), max(y0, y1 - 1)), PALETTE[int(index) % len(PALETTE)], 1)
     return picture

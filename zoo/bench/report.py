@@ -27,18 +27,19 @@ def page(results: Results, title: str = "Benchmark", intro: str = "", extra: str
     parts = [_summary(results), *(_section(results, key, rows) for key, rows in tables.items())]
     parts += [extra, _failures(results), _method(results)]
     style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
-    lead = f'<p class="lead">{_text(intro)}</p>' if intro else ""
+    lead = f'<p class="lead">{text(intro)}</p>' if intro else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{_text(title)}</h1>\n{lead}\n"
+        f"<title>{text(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        f"<h1>{text(title)}</h1>\n{lead}\n"
         + "\n".join(part for part in parts if part)
         + "\n</main>\n</body>\n</html>\n"
     )
 
 
-def _text(value: object) -> str:
+def text(value: object) -> str:
+    """Return text as HTML shows it."""
     return html.escape(str(value))
 
 
@@ -59,8 +60,8 @@ def leading(rows: Sequence[Row]) -> str:
 
 
 def _name(row: Row, several: bool) -> str:
-    name = f"<i>{_text(row.weights)}</i>" if row.baseline else _text(label(row))
-    return name + (f' <span class="output">{_text(row.output)}</span>' if several and not row.baseline else "")
+    name = f"<i>{text(row.weights)}</i>" if row.baseline else text(label(row))
+    return name + (f' <span class="output">{text(row.output)}</span>' if several and not row.baseline else "")
 
 
 def _summary(results: Results) -> str:
@@ -73,7 +74,7 @@ def _summary(results: Results) -> str:
     several = len({output for _, output, baseline in names if not baseline}) > 1
     measured = {key: leading(rows) for key, rows in tables.items()}
     head = "".join(
-        f'<th class="number">{_text(heading(results, key))}<br><span class="metric">{_text(measured[key])}</span></th>'
+        f'<th class="number">{text(heading(results, key))}<br><span class="metric">{text(measured[key])}</span></th>'
         for key in tables
     )
     lines = []
@@ -86,8 +87,8 @@ def _summary(results: Results) -> str:
             value = figure(row.means[measured[key]].value, measured[key]) if row and measured[key] in row.means else ""
             mark = " ‡" if row and row.leaks else ""
             cells.append(f'<td class="number">{value}{mark}</td>')
-        name = f"<i>{_text(weights)}</i>" if baseline else _text(weights)
-        name += f' <span class="output">{_text(output)}</span>' if several and not baseline else ""
+        name = f"<i>{text(weights)}</i>" if baseline else text(weights)
+        name += f' <span class="output">{text(output)}</span>' if several and not baseline else ""
         lines.append(f'<tr class="{"baseline" if baseline else ""}"><th>{name}</th>{"".join(cells)}</tr>')
     return (
         f'<section>\n<h2>Overview</h2>\n<div class="wide"><table>\n<thead><tr><th></th>{head}</tr></thead>\n'
@@ -99,17 +100,17 @@ def _section(results: Results, key: tuple[str, str, str], rows: Sequence[Row]) -
     names = columns(rows)
     images, groups = size_of(rows)
     several = len({row.output for row in rows if not row.baseline}) > 1
-    head = "".join(f'<th class="number" title="{_text(METRICS[n].summary)}">{_text(n)}</th>' for n in names)
+    head = "".join(f'<th class="number" title="{text(METRICS[n].summary)}">{text(n)}</th>' for n in names)
     best = {name: _best(rows, name) for name in names}
     lines = []
     for row in rows:
         cells = "".join(_cell(row, name, best[name]) for name in names)
         lines.append(f'<tr class="{"baseline" if row.baseline else ""}"><th>{_name(row, several)}</th>{cells}</tr>\n')
-    notes = "".join(f"<li>{_text(note)}</li>" for note in footnotes(rows))
+    notes = "".join(f"<li>{text(note)}</li>" for note in footnotes(rows))
     measured = leading(rows)
     strips = plot.strips(rows, measured, several) if images > 1 else ""
     return (
-        f"<section>\n<h2>{_text(heading(results, key))}</h2>\n"
+        f"<section>\n<h2>{text(heading(results, key))}</h2>\n"
         f"<p>{images} image{'s' * (images != 1)}, {groups} group{'s' * (groups != 1)}. Mean over images, and its 95 % "
         "interval where there are two groups or more.</p>\n"
         f'<div class="wide"><table>\n<thead><tr><th></th>{head}</tr></thead>\n<tbody>\n{"".join(lines)}</tbody>\n'
@@ -132,7 +133,7 @@ def _cell(row: Row, name: str, best: float) -> str:
     if mean is None:
         return "<td></td>"
     strong = ' class="number best"' if not row.leaks and not row.baseline and mean.value == best else ' class="number"'
-    return f'<td{strong}>{figure(mean.value, name)}<span class="interval">{_text(interval(mean, name))}</span></td>'
+    return f'<td{strong}>{figure(mean.value, name)}<span class="interval">{text(interval(mean, name))}</span></td>'
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
@@ -157,19 +158,19 @@ def _gallery(results: Results, row: Row, several: bool) -> str:
         return ""
     metric = row.metrics[0]
     lines = "".join(
-        f'<div class="case"><p class="caption">{f"<b>{rank}</b> · " if rank else ""}{_text(case.image)} · '
-        f"{_text(metric)} {figure(case.scores[metric], metric)}</p>{figures(results.out, case.pictures)}</div>\n"
+        f'<div class="case"><p class="caption">{f"<b>{rank}</b> · " if rank else ""}{text(case.image)} · '
+        f"{text(metric)} {figure(case.scores[metric], metric)}</p>{figures(results.out, case.pictures)}</div>\n"
         for rank, case in picked
     )
     return f"<h3>{_name(row, several)}</h3>\n{lines}"
 
 
 def figures(folder: Path, pictures: dict[str, str]) -> str:
-    """Return image, truth and prediction side by side, the files taken into the page."""
+    """Return pictures (role -> file below `folder`) side by side, the files taken into the page."""
     shown = []
-    for role in ("image", "truth", "prediction"):
-        file = folder / pictures[role] if role in pictures else None
-        if file is not None and file.is_file():
+    for role, name in pictures.items():
+        file = folder / name
+        if file.is_file():
             data = base64.b64encode(file.read_bytes()).decode()
             source = f"data:image/jpeg;base64,{data}"
             shown.append(f'<figure><img src="{source}" alt="{role}"><figcaption>{role}</figcaption></figure>')
@@ -183,7 +184,7 @@ def _failures(results: Results) -> str:
     if not results.failures:
         return ""
     lines = "".join(
-        f"<tr><th>{_text(f.weights)}</th><td>{_text(f.dataset)}</td><td>{_text(f.image)}</td><td>{_text(f.error)}</td></tr>\n"
+        f"<tr><th>{text(f.weights)}</th><td>{text(f.dataset)}</td><td>{text(f.image)}</td><td>{text(f.error)}</td></tr>\n"
         for f in results.failures
     )
     return (
@@ -195,7 +196,7 @@ def _failures(results: Results) -> str:
 
 def _method(results: Results) -> str:
     used = list(dict.fromkeys(name for row in results.rows for name in row.metrics))
-    metrics = "".join(f"<dt>{_text(name)}</dt><dd>{_text(METRICS[name].summary)}.</dd>" for name in used)
+    metrics = "".join(f"<dt>{text(name)}</dt><dd>{text(METRICS[name].summary)}.</dd>" for name in used)
     hardware = results.environment.get("hardware", {})
     versions = results.environment.get("versions", {})
     machine = ", ".join(
@@ -205,7 +206,7 @@ def _method(results: Results) -> str:
     )
     software = ", ".join(f"{name} {version}" for name, version in versions.items() if version != "not installed")
     times = "".join(
-        f"<li>{_text(row.weights)} on {_text(row.dataset)}: {_median(row)}</li>"
+        f"<li>{text(row.weights)} on {text(row.dataset)}: {_median(row)}</li>"
         for row in results.rows
         if not row.baseline and _median(row)
     )
@@ -216,7 +217,7 @@ def _method(results: Results) -> str:
         "(no object in truth or prediction) is left out. Intervals are percentile bootstraps that draw whole groups "
         "(patients, slides), 5000 resamples. Baselines never see a truth.</p>\n"
         f"<dl>{metrics}</dl>\n<details><summary>Times and versions</summary>\n<ul>{times}</ul>\n"
-        f"<p>histozoo {_version()}; {_text(software)}. {_text(machine)}; {_text(ran_on)}.</p></details>\n</section>"
+        f"<p>histozoo {_version()}; {text(software)}. {text(machine)}; {text(ran_on)}.</p></details>\n</section>"
     )
 
 

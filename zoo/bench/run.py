@@ -256,15 +256,12 @@ class _Work:
             return
         try:
             scores = score.score(task, predictions[task.output], truth)
-            drawn = pictures.draw(self.out, label, task, sample, truth, predictions[task.output]) if self._draws else {}
+            draws = self.settings.pictures and seconds is not None  # baselines are not shown
+            drawn = pictures.draw(self.out, label, task, sample, truth, predictions[task.output]) if draws else {}
         except Exception as error:
             self.fail(label, sample.dataset, sample.id, error)
             return
         cases.append(Case(sample.id, group, scores, seconds, drawn))
-
-    @property
-    def _draws(self) -> bool:
-        return self.settings.pictures
 
     def _row(self, weights: Weights | str, dataset: Dataset, task: Task, cases: Sequence[Case]) -> None:
         if not cases:
