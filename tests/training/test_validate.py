@@ -57,6 +57,19 @@ def test_dice_is_pooled_over_images() -> None:
     assert "t/dice" in numbers(tally, 2)
 
 
+def test_a_term_of_the_loss_may_be_called_as_a_metric_is() -> None:
+    tally = Tally()
+    guess, truth = np.ones((2, 4, 4), np.uint8)
+    compare(
+        tally, "t", Output("semantic", CLASSES, truth="t"), SemanticPrediction(guess, CLASSES), Semantic(truth), CLASSES
+    )
+    for name in ("dice", "pixels", "boxes", "total"):
+        tally.add(f"loss/{name}", np.array([0.5, 2.0]))
+    found = numbers(tally, 1)
+    assert found["dice"] == 1.0
+    assert [found[n] for n in ("loss/dice", "loss/pixels", "loss/boxes", "loss")] == [0.25] * 4
+
+
 def test_pixels_that_are_ignored_do_not_count() -> None:
     tally = Tally()
     truth = Semantic(np.array([[1, 1, 255, 255]], np.uint8), ignore=255)

@@ -106,49 +106,30 @@ def _parts(where: str) -> Key:
     return tuple(int(part) if part.isdigit() else part for part in where.split(".") if part)
 
 
+PLACEHOLDERS: dict[Key, Any] = {("zoo",): 1, ("name",): "unnamed", ("summary",): "", ("train",): {}}
+
+
 def _repair(schema: type[BaseModel], values: Any, key: Key) -> bool:
-    """Remove what a problem is about; False where nothing could be changed."""
+    """Take out what a problem is about: the value, or where it is missing or in a list, what holds it; False where
+    nothing could be changed."""
     if not key:  # a mistake about several keys: both or neither of `train` and `stages`
         if "train" in values and "stages" in values:
             del values["train"]
-        elif "train" not in values and "stages" not in values and "train" in schema.model_fields:
-            values["train"] = {}
-        else:
-            return False
+            return True
+        return "train" in schema.model_fields and "stages" not in values and values.setdefault("train", {}) == {}
+    holder = values
+    for part in key[:-1]:
+        try:
+            holder = holder[part]
+        except (LookupError, TypeError):
+            return _repair(schema, values, key[:-1])
+    if isinstance(holder, dict) and key[-1] in holder:
+        del holder[key[-1]]
         return True
-    for end, part in enumerate(key):
-        if isinstance(values, list) or (end < len(key) - 1 and isinstance(values.get(part), list)):
-            if isinstance(values, Mapping):
-                return _repair_list(values, part, key[end + 1 :])
-            return False
-        if end == len(key) - 1:
-            if part in values:
-                del values[part]
-            elif part in PLACEHOLDERS:
-                values[part] = PLACEHOLDERS[part]
-            else:
-                return False
-            return True
-        values = values.get(part)
-        if not isinstance(values, Mapping):
-            return False
-    return False
-
-
-PLACEHOLDERS: dict[Any, Any] = {"zoo": 1, "name": "unnamed", "summary": "", "train": {}}
-
-
-def _repair_list(parent: Any, name: str | int, rest: Key) -> bool:
-    """Mend an entry of a list in place where it is a mapping, else leave the list out."""
-    entries = parent[name]
-    index = rest[0] if rest else None
-    if isinstance(index, int) and index < len(entries) and isinstance(entries[index], dict) and len(rest) > 1:
-        if rest[1] in entries[index]:
-            del entries[index][rest[1]]
-            return True
-        return False
-    del parent[name]
-    return True
+    if key in PLACEHOLDERS and isinstance(holder, dict):
+        holder[str(key[-1])] = PLACEHOLDERS[key]
+        return True
+    return len(key) > 1 and _repair(schema, values, key[:-1])
 
 
 # --- the recipe -------------------------------------------------------------------------------------------------------
@@ -222,7 +203,7 @@ def _check_data(
     for where, loading in streams:
         found = check_loading(notes, loading, where, training=True, here=here, devices=devices)
         check_stride(notes, loading, where, stride)
-        trained += [((*where, "datasets"), card) for card in found]
+        trained += found
     if data.validate_ is not None:
         where = (*key, "validate")
         check_loading(notes, data.validate_, where, training=False, here=here, devices=1)

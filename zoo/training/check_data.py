@@ -19,16 +19,16 @@ LARGEST = 2**33
 
 def check_loading(
     notes: Notes, loading: Loading, key: Key, *, training: bool, here: bool, devices: int
-) -> list[DatasetCard]:
-    """Check one stream of data and return the cards of the datasets that could be found.
+) -> list[tuple[Key, DatasetCard]]:
+    """Check one stream of data and return the cards of the datasets that could be found, each with its key.
 
     `here`: whether the data must be on this machine. `devices`: over how many a batch is shared out.
     """
-    found: list[DatasetCard] = []
+    found: list[tuple[Key, DatasetCard]] = []
     for place, source in _placed(notes, loading.datasets, (*key, "datasets")):
         card = check_source(notes, source, place, training=training, here=here)
         if card is not None:
-            found.append(card)
+            found.append((place, card))
             _check_images(notes, loading, card, key)
     if loading.batch % devices:
         fitting = max(devices, loading.batch // devices * devices)
@@ -36,7 +36,7 @@ def check_loading(
             f"{loading.batch} samples cannot be shared out evenly over {devices} devices. Write for example {fitting}"
         )
         notes.add((*key, "batch"), what)
-    _check_size(notes, loading, key, max((len(card.channels) for card in found), default=3))
+    _check_size(notes, loading, key, max((len(card.channels) for _, card in found), default=3))
     _check_augment(notes, loading, key)
     return found
 

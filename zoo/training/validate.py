@@ -41,6 +41,8 @@ from zoo.types import (
 Gather = Callable[[Any], list[Any]]
 """Returns the objects of every rank, in the order of ranks."""
 
+LOSS = "loss/"
+"""Begins the names of a loss's terms, which may be called as a metric is."""
 HIGHER = ("dice", "iou", "f1", "precision", "recall", "accuracy", "psnr", "ssim", "pq", "ap", "score", "aji")
 
 
@@ -126,9 +128,12 @@ def _picture(tally: Tally, name: str, predicted: NDArray[Any], true: NDArray[Any
 
 
 def numbers(tally: Tally, outputs: int) -> dict[str, float]:
-    """Return metrics by name; with one output the name alone, with several OUTPUT/NAME."""
+    """Return metrics by name (with several outputs OUTPUT/NAME), the loss as `loss`, its terms as loss/TERM."""
     found: dict[str, float] = {}
     for key, value in sorted(tally.sums.items()):
+        if key.startswith(LOSS):
+            found["loss" if key == f"{LOSS}total" else key] = float(value[0] / value[1])
+            continue
         output, _, what = key.rpartition("/")
         prefix = "" if outputs == 1 else f"{output}/"
         if what == "pixels":
@@ -146,8 +151,6 @@ def numbers(tally: Tally, outputs: int) -> dict[str, float]:
             found[f"{prefix}box_f1"] = boxes.box_f1(boxes.Counts(*map(int, value)))
         elif what in ("mae", "psnr"):
             found[prefix + what] = float(value[0] / value[1])
-        elif output == "loss":
-            found[what if what != "total" else "loss"] = float(value[0] / value[1])
     return found
 
 
@@ -200,7 +203,7 @@ class Validation:
                     with context():
                         terms, maps = losses(family, procedure, batch.to(family.device), progress, self.whole)
                     for name, value in terms.items():
-                        tally.add(f"loss/{name}", np.array([float(value) * len(batch), len(batch)]))
+                        tally.add(LOSS + name, np.array([float(value) * len(batch), len(batch)]))
                     self._score(tally, family, batch, maps)
         finally:
             family.train(was_training)
