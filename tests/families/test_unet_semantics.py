@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from zoo.families import build
 from zoo.families.base import Family
 from zoo.families.unet import UNet, UNetOptions
 from zoo.families.unet.decode import decode, fold
+from zoo.recipe import load_recipe
 from zoo.types import Batch, Geometry, Instances, InstancesPrediction, Sample, Semantic, SemanticPrediction
 
 TINY = UNet.tiny() | {"instances": None}
@@ -306,3 +308,9 @@ def test_the_network_is_the_one_of_smp() -> None:
     x = torch.rand(1, 3, 64, 96)
     with torch.inference_mode():
         torch.testing.assert_close(ours({"image": x})["logits"], theirs(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_bundled_nuclei_model_fits_its_budget(root: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(root / "recipes" / "nuclei-unet-mobile.yaml")
+    build.save(build.create("unet", recipe.model), tmp_path / "nuclei.safetensors", half=True)
+    assert (tmp_path / "nuclei.safetensors").stat().st_size <= 8_000_000
