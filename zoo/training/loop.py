@@ -196,7 +196,8 @@ class Run:
                 how = Interrupted(self._how(f"stopped after batch {clock.batches}"))
                 raise how if self.first else SystemExit(how.status)
             title = f"{work.title} epoch {clock.epoch + 1}/{work.stage.train.epochs}"
-            self.progress.step(title, clock.batch, len(work.feed), work.terms.means())
+            if not ended:
+                self.progress.step(title, clock.batch, len(work.feed), work.terms.means())
 
     def _together(self, work: StageWork) -> bool:
         """Make running statistics the mean over ranks, and agree on whether to stop: one collective a batch.
