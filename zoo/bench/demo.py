@@ -5,19 +5,22 @@ Everything it uses comes with the installation: synthetic tissue, and the real i
 
 from __future__ import annotations
 
-import base64
-import html
 import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.bench import report
+import numpy as np
+
+from zoo.bench import pictures, report
 from zoo.bench.results import Results
 from zoo.bench.run import bench
+from zoo.bench.score import Task
+from zoo.data.datasets import open_dataset
 from zoo.data.samples import write_samples
 from zoo.errors import UserError
+from zoo.families.base import Family
 from zoo.families.build import load
 from zoo.inference.files import predict_files
 from zoo.recipe import load_recipe
@@ -25,20 +28,22 @@ from zoo.training.check import load_recipe_for_training
 from zoo.training.run import train
 
 RECIPE = "quickstart"
-FLOORS = {"phantom-nuclei": 0.75, "stardist-2d": 0.70}
-"""Dice below which the demonstration counts as failed: far below what it reaches, far above what a broken one does."""
+FLOORS = {"phantom-nuclei": 0.88, "stardist-2d": 0.85}
+"""Dice below which the demonstration counts as failed: below what it reaches, above what Otsu's threshold does."""
 REAL = ("stardist-2d", "stardist-he", "skimage-ihc")
 """Real images that come with installed packages."""
-PHANTOM_FIELDS = 12
+PHANTOM_FIELDS = 40
+"""Fields of the phantom that are judged: five slides."""
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demonstration found: dataset -> Dice, where the report is, what stayed below its floor."""
+    """What the demonstration found: dataset -> Dice, where the report is, what stayed below its floor, what failed."""
 
     dice: dict[str, float]
     report: Path
     below: tuple[str, ...]
+    failures: tuple[str, ...] = ()
 
 
 def demo(out: Path, *, overrides: Sequence[str] = (), say: Callable[[str], None] = lambda _: None) -> Demo:
@@ -56,15 +61,14 @@ def demo(out: Path, *, overrides: Sequence[str] = (), say: Callable[[str], None]
     say("3 of 3: predict on real images")
     for name in REAL:
         list(write_samples(name, out / "images" / name, count=1))
-    pictures = [p for n in REAL for p in sorted((out / "images" / n).iterdir()) if len(p.suffixes) == 1]
-    summary = predict_files(load(run), pictures, out / "predictions", mpp="native", progress=False)
-    if summary.failures:
-        raise UserError("demo: " + "; ".join(failure["error"] for failure in summary.failures))
+    files = [p for n in REAL for p in sorted((out / "images" / n).iterdir()) if len(p.suffixes) == 1]
+    family = load(run)
+    summary = predict_files(family, files, out / "predictions", mpp="native", progress=False)
+    page = _report(family, results)
     dice = dice_of(results)
-    lead = "The quickstart, trained a moment ago on synthetic tissue, on images it has never seen."
-    page = report.write(results, "Histozoo: the demonstration", lead, _gallery(out / "predictions"))
     below = tuple(name for name, floor in FLOORS.items() if not dice.get(name, math.nan) >= floor)
-    return Demo(dice, page, below)
+    failed = [f.error for f in results.failures] + [str(failure["error"]) for failure in summary.failures]
+    return Demo(dice, page, below, tuple(failed))
 
 
 def _clear(out: Path) -> None:
@@ -88,18 +92,34 @@ def _datasets() -> list[str]:
 
 
 def dice_of(results: Results) -> dict[str, float]:
-    """Return dataset -> mean Dice of the trained model."""
-    rows = [row for row in results.rows if not row.baseline and "dice" in row.means]
+    """Return dataset -> mean Dice of the trained model's semantic map."""
+    rows = [row for row in results.rows if not row.baseline and row.kind == "semantic"]
     return {row.dataset: row.means["dice"].value for row in rows}
 
 
-def _gallery(folder: Path) -> str:
-    """Return a section of HTML with the overlays of the real images inside it."""
-    figures = []
-    for path in sorted(folder.rglob("*.overlay.png")):
-        data = base64.b64encode(path.read_bytes()).decode()
-        name = html.escape(path.name.removesuffix(".overlay.png"))
-        figures.append(
-            f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{name}</figcaption></figure>'
-        )
-    return f"<section><h2>Real images</h2>\n{''.join(figures)}\n</section>" if figures else ""
+def _report(family: Family, results: Results) -> Path:
+    """Write the benchmark's page again, with what it is about and the real images that nobody labelled."""
+    lead = (
+        "Recipe quickstart, trained a moment ago: a small U-Net that has seen nothing but synthetic tissue, as H&E and "
+        "made to look like fluorescence. Judged on synthetic tissue of other seeds and on a real fluorescence image, "
+        "shown on two real images that nobody labelled."
+    )
+    shown = [_section(family, results.out, name) for name in REAL if not open_dataset(name).card.truths]
+    return report.write(results, "Histozoo: the demonstration", lead, "\n".join(shown))
+
+
+def _section(family: Family, folder: Path, name: str) -> str:
+    """Return HTML with the image of a dataset without truths beside what the model says of it."""
+    dataset = open_dataset(name)
+    sample = dataset[0]
+    image = pictures.as_rgb8(sample.image)
+    files = {"image": f"pictures/{name}/image.jpg"}
+    pictures.write_jpeg(folder / files["image"], pictures.fitted(image))
+    found = family.predict(np.moveaxis(sample.image, 0, -1), mpp="native")  # type: ignore[arg-type]
+    for output, prediction in (found if isinstance(found, dict) else {next(iter(family.spec.outputs)): found}).items():
+        spec = family.spec.outputs[output]
+        task = Task(output, spec.kind, "", spec.classes, spec.classes, (), colours=spec.colours)
+        files[output] = f"pictures/{name}/{output}.jpg"
+        pictures.write_jpeg(folder / files[output], pictures.drawn(image, prediction, task, ours=True))
+    summary = report.text(dataset.card.summary)
+    return f"<section>\n<h2>{report.text(name)}</h2>\n<p>{summary}</p>\n{report.figures(folder, files)}\n</section>"
