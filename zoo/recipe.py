@@ -156,6 +156,22 @@ class Train(Schema):
     weights: str | None = None
     """Weights to start from: a name, a run folder or a file."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_names(cls, value: Any) -> Any:
+        """An argument alone (`train.schedule.arguments.warmup=0.1`) is one of the part that is there by default."""
+        if not isinstance(value, Mapping):
+            return value
+        filled = dict(value)
+        for key in ("optimizer", "schedule"):
+            given = value.get(key)
+            if isinstance(given, Mapping) and given and "name" not in given and set(given) <= {"arguments", "weight"}:
+                own = cls.model_fields[key].default
+                arguments = given.get("arguments", {})
+                merged = {**own.arguments, **arguments} if isinstance(arguments, Mapping) else arguments
+                filled[key] = {**given, "name": own.name, "arguments": merged}
+        return filled
+
     @field_validator("precision", mode="before")
     @classmethod
     def _number(cls, value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Judge weights on datasets: a table with intervals beside trivial baselines, a number an image, and a page with
 pictures. Weights that have seen the images, or their patients, are refused unless --allow-leakage, which marks them.
 
-  zoo bench --weights runs/quickstart --datasets phantom-nuclei:test --out results
+  zoo bench --weights runs/quickstart --datasets phantom-nuclei:test --out out
 """
 
 from __future__ import annotations

@@ -88,9 +88,20 @@ def overview() -> str:
         "zoo COMMAND --help says more. Start with: zoo list recipes",
         "",
         "options: --help, --version, --debug (show where an error arose)",
-        "environment: ZOO_DATA (published data sets), ZOO_CACHE, ZOO_OFFLINE=1, ZOO_CONFIG",
+        "environment: ZOO_DATA (published data), ZOO_CACHE, ZOO_OFFLINE=1, ZOO_CONFIG",
     ]
     return "\n".join(lines)
+
+
+def wrapped(text: str) -> str:
+    """Return a docstring in 80 columns: paragraphs filled, indented lines as they are."""
+    from zoo.cli.text import paragraph
+
+    found = []
+    for part in text.strip().split("\n\n"):
+        kept = [line for line in part.splitlines() if line.startswith(" ")]
+        found.append("\n".join(kept) if kept else paragraph(part))
+    return "\n\n".join(found)
 
 
 def run(words: Sequence[str]) -> int:
@@ -106,7 +117,7 @@ def run(words: Sequence[str]) -> int:
     if words[0].startswith("-"):
         raise UserError(f'zoo: no option "{words[0]}". Expected a command first. See: zoo --help')
     module = choose("zoo", COMMANDS, words[0])
-    parser = Parser(f"zoo {words[0]}", module.__doc__)
+    parser = Parser(f"zoo {words[0]}", wrapped(module.__doc__ or ""))
     module.add_arguments(parser)
     status: int = module.run(parser.parse(words[1:]))
     return status

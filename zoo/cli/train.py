@@ -56,7 +56,10 @@ def run(args: argparse.Namespace) -> int:
         accelerator=args.accelerator,
         progress=not args.quiet,
     )
-    print(folder)
+    from zoo.training.launch import is_first
+
+    if is_first():  # with several devices this command runs once a device
+        print(folder)
     return 0
 
 

@@ -1,0 +1,160 @@
+"""`zoo check`: every mistake at once, with file, line and key; the corpus of wrong recipes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zoo.cards import dataset_files
+from zoo.errors import Problems
+from zoo.recipe import load_document, recipe_files
+from zoo.training.check import check, check_file, load_recipe_for_training, prepare
+
+CORPUS = sorted((Path(__file__).parent / "bad_recipes").glob("*.yaml"))
+GOOD = """zoo: 1
+name: good
+summary: Nothing is wrong.
+family: unet
+model: {encoder: resnet10t, merge: {nucleus: [epithelial, lymphocyte, fibroblast]}}
+data:
+  train: {datasets: phantom-nuclei, size: [64, 64], batch: 2}
+  validate: {datasets: "phantom-nuclei:val", batch: 1}
+train: {epochs: 1}
+"""
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    path = tmp_path / "good.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+def expected_of(path: Path) -> list[tuple[int, str]]:
+    """Return (line, text) of each `# expect LINE text` at a recipe's end; line 0 where any will do."""
+    lines = re.findall(r"(?m)^# expect (?:(\d+) )?(.+)$", path.read_text())
+    return [(int(line or 0), text) for line, text in lines]
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
+def test_wrong_recipes(path: Path) -> None:
+    expected = expected_of(path)
+    assert expected
+    found = check(path)
+    shown = "\n".join(map(str, found))
+    for line, text in expected:
+        hits = [p for p in found if text in f"{p.where}: {p.what}" and (not line or p.line == line)]
+        assert hits, f"not said: {line} {text}\nsaid:\n{shown}"
+    assert len(found) == len(expected), shown
+    for problem in found:
+        assert problem.file == str(path)
+        assert problem.line > 0
+        assert len(problem.what) <= 300
+        assert "\n" not in problem.what
+
+
+def test_a_right_recipe(good: Path) -> None:
+    assert check(good) == []
+    plan = prepare(*load_document(good))
+    assert plan.recipe.model["classes"] == ["background", "nucleus"]
+    assert plan.recipe.model["channels"] == ["red", "green", "blue"]
+    assert [card.name for card in plan.cards] == ["phantom-nuclei"]
+    assert plan.family.name == "unet"
+
+
+def test_prepare_refuses_a_wrong_one(good: Path) -> None:
+    recipe, document = load_document(good, ["train.optimizer=adamx"])
+    with pytest.raises(Problems, match="no optimizer"):
+        prepare(recipe, document)
+
+
+@pytest.mark.parametrize("name", sorted(recipe_files()))
+def test_shipped_recipes_are_right(name: str) -> None:
+    assert check(name) == []
+
+
+@pytest.mark.parametrize("name", sorted(dataset_files()))
+def test_shipped_cards_are_right(name: str) -> None:
+    assert check_file(name) == []
+
+
+def test_overrides_are_checked_too(good: Path) -> None:
+    (problem,) = check(good, ["train.optimizer.arguments.lr=fast"])
+    assert str(problem).startswith("command line (train.optimizer.arguments.lr): train.optimizer.arguments.lr: 'fast'")
+
+
+def test_a_batch_is_shared_out_evenly(good: Path) -> None:
+    (problem,) = check(good, ["data.train.batch=10"], devices=4)
+    assert problem.where == "data.train.batch"
+    assert "10 samples cannot be shared out evenly over 4 devices. Write for example 8" in problem.what
+    assert check(good, ["data.train.batch=12"], devices=4) == []
+
+
+def test_data_are_asked_for_before_training_only(good: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ZOO_DATA", str(tmp_path / "nowhere"))
+    changes = ["data.train.datasets=glas", "data.validate.datasets=glas:testB", "model.merge={}"]
+    assert check(good, changes) == []
+    with pytest.raises(Problems, match=r"glas: the folder .*nowhere/glas is not there"):
+        load_recipe_for_training(good, changes)
+
+
+def test_weights_that_offline_cannot_be_had(good: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("ZOO_CACHE", "HF_HOME", "TORCH_HOME", "HF_HUB_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    changes = ["model.encoder=resnet18", "model.encoder_weights=imagenet"]
+    monkeypatch.delenv("ZOO_OFFLINE", raising=False)
+    assert check(good, changes) == []
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    (problem,) = check(good, changes)
+    assert problem.where == "model.encoder_weights"
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_any_number_of_files_of_any_kind(zoo: Any, good: Path, tmp_path: Path) -> None:
+    card = tmp_path / "zoo-dataset.yaml"
+    card.write_text(
+        "zoo: 1\nname: mine\nsummary: Mine.\nreader: {name: foldr}\nlicence: {name: CC0-1.0, allows: [research]}\n"
+        "truths:\n  nuclei: {kind: instance}\n"
+    )
+    weights = tmp_path / "w.yaml"
+    weights.write_text("zoo: 1\nname: w.tag\nsummary: W.\nfamily: unet\nsource: {kind: bundeld}\n")
+    done = zoo("check", good, card, weights, CORPUS[0], tmp_path / "absent.yaml", "glas")
+    assert done.status == 2
+    assert f"{good}: ok" in done.out
+    assert "glas: ok" in done.out
+    assert f'{card}:4: reader: no reader "foldr". Did you mean folder?' in done.err
+    assert f'{card}:7: truths.nuclei.kind: "instance" is not one of' in done.err
+    assert f'{weights}:5: source.kind: "bundeld" is not one of' in done.err
+    assert f"{weights}:1: licence: the key is missing" in done.err
+    assert str(CORPUS[0]) in done.err
+    assert "absent.yaml: no such file, recipe or card" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_all_is_well(zoo: Any, good: Path) -> None:
+    done = zoo("check", good)
+    assert (done.status, done.out, done.err) == (0, f"{good}: ok\n", "")
+
+
+def test_for_machines(zoo: Any, good: Path) -> None:
+    done = zoo("check", "--json", good, CORPUS[0])
+    values = json.loads(done.out)
+    assert values[str(good)] == []
+    assert {"file", "line", "where", "what"} == set(values[str(CORPUS[0])][0])
+    assert done.status == 2
+
+
+def test_reader_arguments_of_a_card(tmp_path: Path) -> None:
+    card = tmp_path / "zoo-dataset.yaml"
+    card.write_text(
+        "zoo: 1\nname: mine\nsummary: Mine.\nreader:\n  name: phantom\n  arguments:\n    dificulty: hard\n"
+        "licence: {name: CC0-1.0, allows: [research]}\ntruths: {}\n"
+    )
+    (problem,) = check_file(card)
+    assert str(problem).startswith(f'{card}:7: reader.arguments.dificulty: unknown key "dificulty"')
