@@ -40,7 +40,7 @@ def test_two_processes_with_half_the_batch_equal_one(tmp_path: Path, values: Any
     (tmp_path / "recipe.json").write_text(json.dumps(made))
     done = script("distributed.py", tmp_path / "recipe.json", tmp_path / "two", 2)
     assert done.returncode == 0, done.stderr
-    assert "Initializing distributed" not in done.stderr
+    assert "distributed" not in done.stderr  # Lightning's own announcements
     train(Recipe.model_validate({**made, "output": str(tmp_path / "one")}), accelerator="cpu", progress=False)
     one, _ = store.read_tensors(tmp_path / "one" / "last.safetensors")
     two, _ = store.read_tensors(tmp_path / "two" / "last.safetensors")

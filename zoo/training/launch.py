@@ -25,7 +25,7 @@ def open_fabric(devices: int | str = 1, nodes: int = 1, strategy: str = "auto", 
         warnings.simplefilter("ignore")
         from lightning.fabric import Fabric
 
-        for name in ("lightning.fabric", "lightning.fabric.utilities.rank_zero"):
+        for name in ("lightning.fabric", "lightning.pytorch"):
             logging.getLogger(name).setLevel(logging.WARNING)  # it sets INFO when it is imported
         try:
             return Fabric(
