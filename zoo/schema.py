@@ -192,14 +192,14 @@ def _fields_at(schema: type[BaseModel], key: Sequence[str | int]) -> list[str]:
     current: Any = schema
     for part in key[:-1]:
         if isinstance(current, type) and issubclass(current, BaseModel):
-            info = current.model_fields.get(str(part))
+            info = {f.alias or name: f for name, f in current.model_fields.items()}.get(str(part))
             if info is None:
                 continue  # a tag of a union, which pydantic writes into the path
             current = info.annotation
         models = _models(current)
         current = models[0] if models else current
     models = _models(current)
-    return list(models[0].model_fields) if models else []
+    return [f.alias or name for name, f in models[0].model_fields.items()] if models else []
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
@@ -276,7 +276,8 @@ def validate(schema: type[S], document: Document) -> S:
 def describe(schema: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str, str]]:
     """Return a row a field: dotted key, type, default ("required" where there is none), what it means."""
     rows: list[tuple[str, str, str, str]] = []
-    for name, info in schema.model_fields.items():
+    for field_name, info in schema.model_fields.items():
+        name = info.alias or field_name
         nested = _models(info.annotation)
         default = "required" if info.is_required() else _default(info.get_default(call_default_factory=True))
         rows.append((prefix + name, _type_name(info.annotation), default, (info.description or "").replace("\n", " ")))

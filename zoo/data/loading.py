@@ -25,6 +25,7 @@ from zoo.cards import DatasetCard
 from zoo.data.cache import SharedCache
 from zoo.data.collate import Item, Targets, collate, numbers
 from zoo.data.crop import centre_start, crop, random_start, take_valid, with_valid
+from zoo.data.datasets import Dataset, open_dataset
 from zoo.data.resample import resample
 from zoo.data.sampling import Draw, Plan, contents, generator, places
 from zoo.errors import DataError, UserError
@@ -46,11 +47,9 @@ class Source(Protocol):
     def __getitem__(self, index: int, /) -> Sample: ...
 
 
-def open_source(source: DataSource, training: bool) -> Source:
+def open_source(source: DataSource, training: bool) -> Dataset:
     """Return the dataset that a recipe's entry means. Raises `UserError`."""
-    from zoo.data.datasets import open_dataset
-
-    opened: Source = open_dataset(
+    return open_dataset(
         source.name,
         split=source.split,
         fold=source.fold,
@@ -59,7 +58,6 @@ def open_source(source: DataSource, training: bool) -> Source:
         limit=source.limit,
         part="train" if training else "validate",
     )
-    return opened
 
 
 def as_channels(sample: Sample, channels: Sequence[str] | None) -> Sample:

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from zoo.cards import DatasetCard, Trained
-from zoo.data import open_dataset
-from zoo.data.loading import Loader
+from zoo.data.loading import Loader, open_source
 from zoo.families.base import Family
 from zoo.recipe import Data, DataSource, Loading
 from zoo.training.context import step_seed
@@ -20,19 +19,6 @@ from zoo.types import Batch, Sample
 def make_targets(cls: type[Family], options: Any) -> Callable[[DatasetCard], Any]:
     """Return what makes a dataset's target maker from its card."""
     return functools.partial(cls.targets, options)
-
-
-def open_source(source: DataSource, training: bool) -> Any:
-    """Return the dataset of a source; `training` says which side of a fold is meant."""
-    return open_dataset(
-        source.name,
-        split=source.split,
-        fold=source.fold,
-        folds=source.folds,
-        arguments=source.arguments,
-        limit=source.limit,
-        part="train" if training else "validate",
-    )
 
 
 def open_loader(
@@ -48,7 +34,6 @@ def open_loader(
         world=world,
         channels=family.spec.channels,
         mpp=family.spec.mpp if loading.mpp is None else None,
-        datasets=[open_source(source, training) for source in loading.datasets],
     )
 
 
