@@ -22,6 +22,8 @@ def run(args: argparse.Namespace) -> int:
     found = demo(Path(args.out), overrides=args.overrides, say=lambda line: print(line, file=sys.stderr))
     for name, value in found.dice.items():
         print(f"dice {name} {value:.4f}")
+    for failure in found.failures:
+        print(failure, file=sys.stderr)
     for name in found.below:
         print(f"{name}: the Dice is below {FLOORS[name]:.2f}, the floor of the demonstration", file=sys.stderr)
     for failure in found.failures:

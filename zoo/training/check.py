@@ -17,7 +17,8 @@ from pydantic import BaseModel, ValidationError
 from zoo import cards, registry
 from zoo.cards import DatasetCard, WeightsCard
 from zoo.errors import Problem, Problems, UserError, suggest
-from zoo.families.base import Family
+from zoo.families import build
+from zoo.families.base import Family, IOSpec
 from zoo.recipe import Data, Loading, Recipe, Train, apply_overrides, load_recipe, read_recipe, recipe_file
 from zoo.schema import Component, Document, problems_of, read_yaml, validate
 from zoo.training import optim
@@ -136,6 +137,7 @@ def _repair(schema: type[BaseModel], values: Any, key: Key) -> bool:
 
 
 def _check_recipe(notes: Notes, recipe: Recipe, here: bool, devices: int) -> Plan | None:
+    before = len(notes.problems)
     family = _family(notes, recipe.family)
     options = None
     if family is not None:
@@ -147,7 +149,8 @@ def _check_recipe(notes: Notes, recipe: Recipe, here: bool, devices: int) -> Pla
     for key, data in _all_data(recipe):
         trained += _check_data(notes, data, key, stride, here, devices)
     for key, train in _all_trains(recipe):
-        _check_train(notes, train, key, recipe)
+        _check_train(notes, train, key)
+        _check_early_stop(notes, train, key, recipe)
     _check_stages(notes, recipe)
     _check_evaluate(notes, recipe)
     if family is None or options is None:
@@ -161,6 +164,8 @@ def _check_recipe(notes: Notes, recipe: Recipe, here: bool, devices: int) -> Pla
         notes.add(("model",), f"{str(error).splitlines()[0]}")
         return None
     _check_channels(notes, resolved, trained)
+    if len(notes.problems) == before:
+        _check_built(notes, recipe, family, resolved)
     values = resolved.model_dump(mode="json", by_alias=True)
     return Plan(recipe.model_copy(update={"model": values}), family, resolved, found)
 
@@ -211,7 +216,7 @@ def _check_data(
     return trained
 
 
-def _check_train(notes: Notes, train: Train, key: Key, recipe: Recipe) -> None:
+def _check_train(notes: Notes, train: Train, key: Key) -> None:
     _optimizer(notes, train.optimizer, (*key, "optimizer"))
     check_component(notes, "schedule", train.schedule, (*key, "schedule"), make=_schedule)
     for name, player in train.players.items():
@@ -234,7 +239,6 @@ def _check_train(notes: Notes, train: Train, key: Key, recipe: Recipe) -> None:
     for logger in train.loggers:
         if find_spec(LOGGERS[logger]) is None:
             notes.add((*key, "loggers"), f"{logger} is not installed. Install it: pip install 'histozoo[{logger}]'")
-    _check_monitor(notes, train, key, recipe)
 
 
 def _optimizer(notes: Notes, component: Component, key: Key) -> None:
@@ -248,29 +252,60 @@ def _schedule(component: Component) -> None:
     optim.make("schedule", component)
 
 
-def _check_monitor(notes: Notes, train: Train, key: Key, recipe: Recipe) -> None:
+def _check_early_stop(notes: Notes, train: Train, key: Key, recipe: Recipe) -> None:
     validated = recipe.data.validate_ is not None or any(s.data and s.data.validate_ for s in recipe.stages)
-    if not validated:
-        if train.early_stop is not None:
-            notes.add((*key, "early_stop"), "nothing is validated, so that nothing can stop early. Add data.validate")
+    if train.early_stop is not None and not validated:
+        notes.add((*key, "early_stop"), "nothing is validated, so that nothing can stop early. Add data.validate")
+
+
+def _check_built(notes: Notes, recipe: Recipe, family: type[Family], options: Any) -> None:
+    """Build the module without its memory, which tells what does not fit together and what can be monitored."""
+    import torch
+
+    plain = build.without_downloads(options.model_dump(mode="json", by_alias=True))
+    try:
+        with torch.device("meta"):
+            spec = family(family.Options.model_validate(plain)).spec
+    except (ValueError, UserError) as error:
+        notes.add(("model",), str(error).strip().splitlines()[0])
         return
-    known = [*MONITORS, *_loss_names(recipe.model.get("loss"))]
-    if train.monitor.rpartition("/")[2] not in known and (*key, "monitor") in notes.document.places:
-        what = f'validation gives no "{train.monitor}". {suggest(train.monitor, known)}'
-        notes.add((*key, "monitor"), f"{what} Expected loss, or the name of a metric or of a term of the loss")
+    except (NotImplementedError, RuntimeError):
+        return  # a part that cannot be built without memory; the run itself will build it
+    known = [*monitored(spec), *_terms(recipe.model.get("loss"))]
+    validations = [*(s.data.validate_ for s in recipe.stages if s.data), recipe.data.validate_]
+    if not any(validations):
+        return
+    for key, train in _all_trains(recipe):
+        own = train.monitor.startswith("loss/")  # terms are known to the loss alone
+        if train.monitor not in known and not own:
+            what = f'validation gives no "{train.monitor}". {suggest(train.monitor, known)}'
+            notes.add((*key, "monitor"), what)
 
 
-MONITORS = (
-    *("loss", "dice", "iou", "pixel_f1", "pixel_precision", "pixel_recall", "pixel_accuracy", "object_f1", "pq"),
-    *("box_f1", "accuracy", "mae", "psnr"),
-)
-"""What `zoo.training.validate.numbers` gives, by kind of prediction; one of a kind that the family lacks is met at the
-first validation."""
+PIXELS = ("dice", "iou", "pixel_f1", "pixel_precision", "pixel_recall", "pixel_accuracy")
+NUMBERS: dict[str, tuple[str, ...]] = {
+    "semantic": PIXELS,
+    "instances": (*PIXELS, "object_f1", "pq"),
+    "boxes": ("box_f1",),
+    "picture": ("mae", "psnr"),
+    "label": ("accuracy",),
+}
+"""What a validation gives for each kind of prediction (`zoo.training.validate.numbers`)."""
 
 
-def _loss_names(value: Any) -> list[str]:
+def monitored(spec: IOSpec) -> list[str]:
+    """Return the names of the numbers that a validation gives: with several outputs OUTPUT/NAME, else the name."""
+    prefixes = {name: f"{name}/" if len(spec.outputs) > 1 else "" for name in spec.outputs}
+    return [
+        "loss",
+        *(prefixes[n] + number for n, output in spec.outputs.items() for number in NUMBERS.get(output.kind, ())),
+    ]
+
+
+def _terms(value: Any) -> list[str]:
+    """Return the terms of a loss as a validation names them."""
     entries = value if isinstance(value, list | tuple) else [value]
-    return [str(e["name"] if isinstance(e, Mapping) and "name" in e else e) for e in entries if e]
+    return [f"loss/{e['name'] if isinstance(e, Mapping) and 'name' in e else e}" for e in entries if e]
 
 
 def _check_stages(notes: Notes, recipe: Recipe) -> None:
