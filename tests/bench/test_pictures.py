@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from zoo.bench import pictures
-from zoo.bench.score import Task
+from zoo.families.score import Task
 from zoo.types import Boxes, Instances, InstancesPrediction, Picture, Sample, Semantic, SemanticPrediction
 
 COLOURS = {"cell": "#ff0000", "dot": "#00ff00"}

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zoo.bench import score
-from zoo.bench.score import Task
 from zoo.cards import DatasetCard
 from zoo.errors import DataError, UserError
-from zoo.families import build
+from zoo.families import build, score
+from zoo.families.score import Task
 from zoo.types import (
     Boxes,
     BoxesPrediction,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.families.base import Output
-from zoo.training.validate import Tally, compare, lower_is_better, numbers
+from zoo.families.score import Task
+from zoo.training.validate import NUMBERS, Tally, compare, lower_is_better, numbers
 from zoo.types import (
     Boxes,
     BoxesPrediction,
@@ -25,16 +25,19 @@ from zoo.types import (
 CLASSES = ("background", "gland")
 
 
+def asked(kind: str, name: str, classes: tuple[str, ...] = CLASSES, theirs: tuple[str, ...] | None = None) -> Task:
+    return Task(name, kind, name, classes, classes if theirs is None else theirs, NUMBERS[kind])
+
+
 @given(st.integers(0, 2**31), st.integers(1, 5), st.integers(1, 3))
 def test_any_sharing_among_processes_gives_the_same_numbers(seed: int, images: int, world: int) -> None:
     rng = np.random.default_rng(seed)
-    output = Output("semantic", CLASSES, truth="glands")
     whole, ranks = Tally(), [Tally() for _ in range(world)]
     for i in range(images):
         shape = tuple(rng.integers(3, 9, 2))
         guess, truth = rng.integers(0, 2, (2, *shape)).astype(np.uint8)
         for tally in (whole, ranks[i % world]):
-            compare(tally, "glands", output, SemanticPrediction(guess, CLASSES), Semantic(truth), CLASSES)
+            compare(tally, asked("semantic", "glands"), SemanticPrediction(guess, CLASSES), Semantic(truth))
             tally.add("loss/total", np.array([2.0 * i, 1.0]))
     everything = [dict(r.sums) for r in ranks]
     for rank in ranks:
@@ -46,23 +49,28 @@ def test_any_sharing_among_processes_gives_the_same_numbers(seed: int, images: i
     assert numbers(whole, 1)["loss"] == pytest.approx(np.mean([2.0 * i for i in range(images)]))
 
 
-def test_dice_is_pooled_over_images() -> None:
+def test_dice_is_the_mean_over_images_that_have_one() -> None:
     tally = Tally()
-    output = Output("semantic", CLASSES, truth="t")
     one, none = np.ones((4, 4), np.uint8), np.zeros((4, 4), np.uint8)
     half = np.concatenate([one[:2], none[:2]])
-    for guess, truth in ((half, one), (none, none)):
-        compare(tally, "t", output, SemanticPrediction(guess, CLASSES), Semantic(truth), CLASSES)
-    assert numbers(tally, 1)["dice"] == pytest.approx(2 * 8 / (8 + 16))
+    for guess, truth in ((half, one), (none, half), (none, none), (one, one)):
+        compare(tally, asked("semantic", "t"), SemanticPrediction(guess, CLASSES), Semantic(truth))
+    assert numbers(tally, 1)["dice"] == pytest.approx((2 / 3 + 0 + 1) / 3)
     assert "t/dice" in numbers(tally, 2)
+
+
+def test_where_no_image_has_a_number_it_is_not_a_number() -> None:
+    tally = Tally()
+    none = np.zeros((4, 4), np.uint8)
+    compare(tally, asked("semantic", "t"), SemanticPrediction(none, CLASSES), Semantic(none))
+    assert np.isnan(numbers(tally, 1)["dice"])
+    assert numbers(tally, 1)["pixel_accuracy"] == 1
 
 
 def test_a_term_of_the_loss_may_be_called_as_a_metric_is() -> None:
     tally = Tally()
     guess, truth = np.ones((2, 4, 4), np.uint8)
-    compare(
-        tally, "t", Output("semantic", CLASSES, truth="t"), SemanticPrediction(guess, CLASSES), Semantic(truth), CLASSES
-    )
+    compare(tally, asked("semantic", "t"), SemanticPrediction(guess, CLASSES), Semantic(truth))
     for name in ("dice", "pixels", "boxes", "total"):
         tally.add(f"loss/{name}", np.array([0.5, 2.0]))
     found = numbers(tally, 1)
@@ -74,7 +82,7 @@ def test_pixels_that_are_ignored_do_not_count() -> None:
     tally = Tally()
     truth = Semantic(np.array([[1, 1, 255, 255]], np.uint8), ignore=255)
     guess = SemanticPrediction(np.array([[1, 1, 1, 0]], np.uint8), CLASSES)
-    compare(tally, "t", Output("semantic", CLASSES, truth="t"), guess, truth, CLASSES)
+    compare(tally, asked("semantic", "t"), guess, truth)
     assert numbers(tally, 1)["dice"] == 1.0
 
 
@@ -84,7 +92,7 @@ def test_objects() -> None:
     guess = np.where(truth == 1, 1, 0).astype(np.int32)
     tally = Tally()
     prediction = InstancesPrediction(guess, ("nucleus",), np.zeros(1, np.int64))
-    compare(tally, "n", Output("instances", ("nucleus",), truth="n"), prediction, Instances(truth), ("nucleus",))
+    compare(tally, asked("instances", "n", ("nucleus",)), prediction, Instances(truth))
     found = numbers(tally, 1)
     assert found["object_f1"] == pytest.approx(2 / 3)
     assert found["pq"] == pytest.approx(2 / 3)
@@ -94,23 +102,23 @@ def test_objects() -> None:
 def test_boxes_are_matched_by_the_name_of_their_class() -> None:
     where = np.array([[0, 0, 4, 4], [6, 6, 9, 9]], np.float32)
     truth = Boxes(where, np.array([1, 2]))
-    prediction = BoxesPrediction(where, ("white", "red"), np.array([1, 1]), np.array([0.9, 0.8], np.float32))
+    prediction = BoxesPrediction(where, ("white", "red"), np.array([1, 0]), np.array([0.9, 0.8], np.float32))
     tally = Tally()
-    compare(tally, "b", Output("boxes", ("white", "red"), truth="b"), prediction, truth, ("red", "white"))
-    assert numbers(tally, 1)["box_f1"] == pytest.approx(0.5)
+    compare(tally, asked("boxes", "b", ("white", "red"), ("red", "white")), prediction, truth)
+    assert numbers(tally, 1)["box_f1"] == 1
 
 
 def test_pictures_and_labels() -> None:
     tally = Tally()
     truth = Picture(np.full((3, 4, 4), 100, np.uint8), ("r", "g", "b"))
     guess = PicturePrediction(np.full((3, 4, 4), 110, np.uint8), ("r", "g", "b"))
-    compare(tally, "p", Output("picture", truth="p"), guess, truth, ())
+    compare(tally, asked("picture", "p", ()), guess, truth)
     found = numbers(tally, 1)
     assert found["mae"] == pytest.approx(10 / 255)
     assert found["psnr"] == pytest.approx(20 * np.log10(255 / 10))
     tally = Tally()
     for value in (0, 1, 1):
-        compare(tally, "l", Output("label", ("a", "b"), truth="l"), LabelPrediction(1, ("a", "b")), Label(value), ())
+        compare(tally, asked("label", "l", ("a", "b")), LabelPrediction(1, ("a", "b")), Label(value))
     assert numbers(tally, 1)["accuracy"] == pytest.approx(2 / 3)
 
 

@@ -16,12 +16,12 @@ import numpy as np
 from zoo.bench import pictures, report
 from zoo.bench.results import Results
 from zoo.bench.run import bench
-from zoo.bench.score import Task
 from zoo.data.datasets import open_dataset
 from zoo.data.samples import write_samples
 from zoo.errors import UserError
 from zoo.families.base import Family
 from zoo.families.build import load
+from zoo.families.score import Task
 from zoo.inference.files import predict_files
 from zoo.recipe import load_recipe
 from zoo.training.check import load_recipe_for_training

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.bench import score
-from zoo.bench.score import Task
 from zoo.data.truths import BACKGROUND, as_semantic
+from zoo.families import score
+from zoo.families.score import Task
 from zoo.io.colours import PALETTE, colours_of
 from zoo.io.images import to_rgb8
 from zoo.types import (

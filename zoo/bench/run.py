@@ -17,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo import registry
-from zoo.bench import baselines, leakage, pictures, report, results, score
+from zoo.bench import baselines, leakage, pictures, report, results
 from zoo.bench.results import Case, Failure, Results, Row
-from zoo.bench.score import Task
 from zoo.bench.statistics import mean_by_group
 from zoo.data.datasets import Dataset, open_dataset
 from zoo.data.truths import foreground
 from zoo.errors import DataError, Problem, Problems, UserError
-from zoo.families import build
+from zoo.families import build, score
 from zoo.families.base import Family
+from zoo.families.score import Task
 from zoo.types import Picture, PicturePrediction, Prediction, Sample, Semantic, SemanticPrediction, Truth
 from zoo.weights import store
 from zoo.weights.store import Found

@@ -6,37 +6,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from zoo import registry
-from zoo.data.truths import as_semantic
+from zoo.cards import DatasetCard
 from zoo.errors import UserError
-from zoo.families.base import Family, Maps, Output, Procedure
-from zoo.metrics import boxes, instances, picture
-from zoo.metrics.semantic import confusion, confusion_multilabel, from_confusion
+from zoo.families import score
+from zoo.families.base import Family, Maps, Procedure
+from zoo.families.score import Task
+from zoo.metrics import METRICS
 from zoo.recipe import Loading
 from zoo.training import feed
-from zoo.types import (
-    Batch,
-    Boxes,
-    BoxesPrediction,
-    Instances,
-    InstancesPrediction,
-    Label,
-    LabelPrediction,
-    Meta,
-    Picture,
-    PicturePrediction,
-    Prediction,
-    Sample,
-    Semantic,
-    SemanticPrediction,
-    Truth,
-)
+from zoo.types import Batch, Label, LabelPrediction, Meta, Picture, PicturePrediction, Prediction, Sample, Truth
 
 Gather = Callable[[Any], list[Any]]
 """Returns the objects of every rank, in the order of ranks."""
@@ -72,85 +57,62 @@ class Tally:
                 self.add(key, value)
 
 
-def compare(
-    tally: Tally, name: str, output: Output, prediction: Prediction, truth: Truth, classes: Any, merge: Any = None
-) -> None:
-    """Add what one prediction says against its truth; `classes` are those of the dataset's truth, `merge` says which
-    of them become which class of the model."""
-    match prediction, truth:
-        case SemanticPrediction(), Semantic() | Instances():
-            _semantic(tally, name, prediction, truth, classes, merge)
-        case InstancesPrediction(), Instances():
-            _foreground(tally, name, prediction.map > 0, truth.map > 0, truth.ignore)
-            found = instances.matching(instances.overlap(prediction.map, truth.map, truth.ignore))
-            tally.add(f"{name}/objects", np.array([found.hits, found.wrong, found.missed, found.iou_sum], np.float64))
-        case BoxesPrediction(), Boxes():
-            tally.add(f"{name}/boxes", _boxes(prediction, truth, classes))
-        case PicturePrediction(), Picture():
-            _picture(tally, name, prediction.data, truth.data, truth.valid)
-        case LabelPrediction(), Label():
-            table = confusion([prediction.value], [truth.value], len(output.classes))
-            tally.add(f"{name}/labels", table)
+PIXELS = ("dice", "iou", "pixel_f1", "pixel_precision", "pixel_recall", "pixel_accuracy")
+NUMBERS: Mapping[str, tuple[str, ...]] = {
+    "semantic": PIXELS,
+    "instances": (*PIXELS, "object_f1", "pq"),
+    "boxes": ("box_f1",),
+    "picture": ("mae", "psnr"),
+    "label": ("accuracy",),
+}
+"""What a validation gives for each kind of prediction."""
+
+HIGHEST_PSNR = 100.0
+"""Decibels of a picture without any error, so that a mean stays finite."""
 
 
-def _semantic(
-    tally: Tally, name: str, prediction: SemanticPrediction, truth: Semantic | Instances, classes: Any, merge: Any
-) -> None:
-    wanted = as_semantic(truth, classes, prediction.classes, merge)
-    if not prediction.multilabel and not wanted.multilabel:
-        table = confusion(prediction.map, wanted.map, len(prediction.classes), wanted.ignore)
-        tally.add(f"{name}/pixels", table)
-    elif prediction.multilabel and wanted.multilabel:
-        tally.add(f"{name}/pixels", confusion_multilabel(prediction.map, wanted.map))
+def judged(family: Family, card: DatasetCard) -> list[Task]:
+    """Return what of a family is judged on a dataset: what the benchmark judges, and labels.
+
+    Raises `UserError` where the dataset lacks a class of the model.
+    """
+    found = [replace(task, metrics=NUMBERS[task.kind]) for task in score.tasks(family, card)]
+    for name, output in family.spec.outputs.items():
+        truth = card.truths.get(output.truth or "")
+        if output.kind == "label" and truth is not None and truth.kind == "label":
+            found.append(Task(name, "label", str(output.truth), output.classes, truth.classes, NUMBERS["label"]))
+    return found
 
 
-def _foreground(tally: Tally, name: str, predicted: NDArray[Any], true: NDArray[Any], ignore: Any) -> None:
-    labels = true.astype(np.uint8)
-    if ignore is not None:
-        labels = np.where(ignore, np.uint8(2), labels)
-    tally.add(f"{name}/pixels", confusion(predicted, labels, 2, 2))
-
-
-def _boxes(prediction: BoxesPrediction, truth: Boxes, classes: Any) -> NDArray[np.float64]:
-    """Return hits, wrong and missed boxes; classes are compared by name, a truth's index counts from 1."""
-    named = np.array([list(classes).index(n) + 1 if n in classes else -1 for n in prediction.classes], np.int64)
-    guessed = boxes.Boxes(prediction.xyxy, named[prediction.class_index], prediction.scores)
-    found = boxes.matching(guessed, boxes.Boxes(truth.xyxy, truth.classes, crowd=truth.crowd))
-    return np.array([found.hits, found.wrong, found.missed], np.float64)
-
-
-def _picture(tally: Tally, name: str, predicted: NDArray[Any], true: NDArray[Any], valid: Any) -> None:
-    both = picture.pair(predicted, true, valid)
-    if both.valid.any() and both.spread:
-        error = np.abs(both.prediction[:, both.valid] - both.truth[:, both.valid]).mean() / both.spread
-        tally.add(f"{name}/mae", np.array([error, 1.0]))
-        tally.add(f"{name}/psnr", np.array([min(100.0, picture.psnr(both)), 1.0]))
+def compare(tally: Tally, task: Task, prediction: Prediction, truth: Truth) -> None:
+    """Add what one image says: each number as the benchmark computes it, so that their means agree."""
+    if isinstance(prediction, LabelPrediction) and isinstance(truth, Label):
+        found = {"accuracy": float(prediction.value == truth.value)}
+    else:
+        wanted = replace(task, metrics=tuple(name for name in task.metrics if name in METRICS))
+        found = score.score(wanted, prediction, truth)
+    if isinstance(prediction, PicturePrediction) and isinstance(truth, Picture):
+        both = score.pictures(prediction, truth)
+        off = np.abs(both.prediction[:, both.valid] - both.truth[:, both.valid])
+        found["mae"] = float(off.mean() / both.spread) if off.size and both.spread else math.nan
+        found["psnr"] = min(HIGHEST_PSNR, found["psnr"])
+    for name, value in found.items():
+        told = not math.isnan(value)
+        tally.add(f"{task.output}/{name}", np.array([value if told else 0.0, told]))
 
 
 def numbers(tally: Tally, outputs: int) -> dict[str, float]:
-    """Return metrics by name (with several outputs OUTPUT/NAME), the loss as `loss`, its terms as loss/TERM."""
+    """Return metrics by name (with several outputs OUTPUT/NAME), the loss as `loss`, its terms as loss/TERM.
+
+    Each is a mean over the images that have the number; nan where none has.
+    """
     found: dict[str, float] = {}
-    for key, value in sorted(tally.sums.items()):
+    for key, (total, count) in sorted(tally.sums.items()):
         if key.startswith(LOSS):
-            found["loss" if key == f"{LOSS}total" else key] = float(value[0] / value[1])
-            continue
-        output, _, what = key.rpartition("/")
-        prefix = "" if outputs == 1 else f"{output}/"
-        if what == "pixels":
-            for metric, result in from_confusion(value).items():
-                if np.ndim(result) == 0:
-                    found[prefix + metric] = float(result)
-        elif what == "labels":
-            found[f"{prefix}accuracy"] = float(np.trace(value) / max(1, value.sum()))
-        elif what == "objects":
-            hits, wrong, missed, iou = map(float, value)
-            under = 2 * hits + wrong + missed
-            found[f"{prefix}object_f1"] = 2 * hits / under if under else math.nan
-            found[f"{prefix}pq"] = 2 * iou / under if under else math.nan
-        elif what == "boxes":
-            found[f"{prefix}box_f1"] = boxes.box_f1(boxes.Counts(*map(int, value)))
-        elif what in ("mae", "psnr"):
-            found[prefix + what] = float(value[0] / value[1])
+            name = "loss" if key == f"{LOSS}total" else key
+        else:
+            name = key if outputs > 1 else key.rpartition("/")[2]
+        found[name] = float(total / count) if count else math.nan
     return found
 
 
@@ -162,6 +124,7 @@ class Validation:
         self.whole = loading.size is None
         self.loader = feed.open_loader(loading, family, seed=seed, training=False, rank=rank, world=world)
         self.truths: dict[tuple[str, str], Mapping[str, Truth]] = {}
+        self.tasks = [judged(family, dataset.card) for dataset in self.loader.datasets]
         self.places = {
             (dataset.card.name, entry.id): (d, i)
             for d, dataset in enumerate(self.loader.datasets)
@@ -215,13 +178,10 @@ class Validation:
         for i, meta in enumerate(batch.meta):
             predictions = self.tiled(family, meta) if found is None else found[i]
             dataset, _ = self.places[(meta.dataset, meta.id)]
-            truths = self.loader.datasets[dataset].card.truths
-            for name, output in family.spec.outputs.items():
-                truth = self.truth(meta).get(output.truth or "")
-                if name in predictions and truth is not None:
-                    classes = truths[str(output.truth)].classes
-                    merge = getattr(family.options, "merge", None)
-                    compare(tally, name, output, predictions[name], truth, classes, merge)
+            for task in self.tasks[dataset]:
+                truth = self.truth(meta).get(task.truth)
+                if task.output in predictions and truth is not None:
+                    compare(tally, task, predictions[task.output], truth)
 
     def tiled(self, family: Family, meta: Meta) -> dict[str, Prediction]:
         """Return the predictions for a whole image, whatever the loader gives."""

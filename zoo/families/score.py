@@ -168,9 +168,9 @@ def _evidence(task: Task, prediction: Prediction, truth: Truth, wanted: set[str]
         case SemanticPrediction() | InstancesPrediction(), Semantic() | Instances():
             return _maps(task, prediction, truth, wanted)
         case PicturePrediction(), Picture():
-            return {"picture": _picture(prediction, truth)}
+            return {"picture": pictures(prediction, truth)}
         case BoxesPrediction(), Boxes():
-            return {"boxes": _boxes(prediction, truth)}
+            return {"boxes": _boxes(task, prediction, truth)}
     raise ValueError(f"a prediction of kind {prediction.kind} cannot be judged against {truth.kind}")
 
 
@@ -251,7 +251,8 @@ def _components(class_indices: NDArray[Any], classes: Sequence[str], multilabel:
     return np.stack(labelled)
 
 
-def _picture(prediction: PicturePrediction, truth: Picture) -> picture.Pair:
+def pictures(prediction: PicturePrediction, truth: Picture) -> picture.Pair:
+    """Return the channels that both pictures have. Raises `ValueError` where they cannot be compared."""
     if prediction.encoding != truth.encoding:
         raise ValueError(f'the prediction is encoded as "{prediction.encoding}" and the truth as "{truth.encoding}"')
     shared = [c for c in truth.channels if c in prediction.channels]
@@ -261,6 +262,9 @@ def _picture(prediction: PicturePrediction, truth: Picture) -> picture.Pair:
     return picture.pair(ours, truth.data[[truth.channels.index(c) for c in shared]], truth.valid)
 
 
-def _boxes(prediction: BoxesPrediction, truth: Boxes) -> boxes.Counts:
-    ours = boxes.Boxes(prediction.xyxy, prediction.class_index, prediction.scores)
-    return boxes.matching(ours, boxes.Boxes(truth.xyxy, truth.classes - 1, None, truth.crowd))
+def _boxes(task: Task, prediction: BoxesPrediction, truth: Boxes) -> boxes.Counts:
+    """Match boxes; classes are compared by name, and one that the truth does not know answers to nothing."""
+    theirs = list(task.truth_classes)
+    named = np.array([theirs.index(n) + 1 if n in theirs else -1 for n in prediction.classes], np.int64)
+    ours = boxes.Boxes(prediction.xyxy, named[prediction.class_index], prediction.scores)
+    return boxes.matching(ours, boxes.Boxes(truth.xyxy, truth.classes, None, truth.crowd))
