@@ -241,19 +241,31 @@ def test_validation_visits_every_image_once_on_any_number_of_ranks() -> None:
     assert images(loader(training=False, size=None).epoch(5)) == [str(i) for i in range(10)]
 
 
-def test_whole_images_are_padded_and_masked() -> None:
-    batch = next(loader(training=False, size=None, batch=6).epoch(0))
-    assert batch.inputs["image"].shape == (6, 3, 30, 24)
+def test_whole_images_of_a_training_batch_are_padded_and_masked() -> None:
+    batch = next(loader(size=None, batch=6).epoch(0))
+    highest = max(meta.geometry.shape[0] for meta in batch.meta)
+    assert batch.inputs["image"].shape == (6, 3, highest, 24)
     assert batch.valid is not None
     ids = batch.targets["ids"]
     assert isinstance(ids, torch.Tensor)
     for i, meta in enumerate(batch.meta):
-        height = meta.geometry.shape[0]
+        height, number = meta.geometry.shape[0], int(meta.id)
         assert batch.valid[i, :height].all()
         assert not batch.valid[i, height:].any()
         assert (ids[i, height:] == -1).all()
-        assert (ids[i, :height] >= 0).all() == (i % 2 == 1)
-        assert (batch.inputs["image"][i, 0] == i).all()  # padded with the median of the border, here a constant
+        assert (ids[i, :height] >= 0).all() == (number % 2 == 1)
+        assert (batch.inputs["image"][i, 0] == number).all()  # padded with the median of the border, here a constant
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_whole_images_of_a_validation_share_a_batch_only_with_their_likes(workers: int) -> None:
+    toys = [Toy(count=2, name="small"), Toy(count=3, grow=0, name="even"), Toy(count=1, name="one")]
+    found = list(loader(toys, training=False, size=None, batch=6, workers=workers).epoch(0))
+    assert [[f"{m.dataset}{m.id}" for m in b.meta] for b in found] == [
+        ["small0", "even0", "even1", "even2", "one0"],
+        ["small1"],
+    ]
+    assert all(b.valid is not None and b.valid.all() for b in found)
 
 
 def test_small_images_are_padded_to_the_patch() -> None:
@@ -264,11 +276,12 @@ def test_small_images_are_padded_to_the_patch() -> None:
 
 
 def test_resampling_is_told_by_the_geometry() -> None:
-    batch = next(loader(training=False, size=None, mpp=1.0, batch=2).epoch(0))
-    assert batch.inputs["image"].shape[-2:] == (11, 12)
-    assert [m.geometry.scale for m in batch.meta] == [(0.5, 0.5), (0.5, 0.5)]
-    assert [m.geometry.shape for m in batch.meta] == [(20, 24), (22, 24)]
-    assert batch.meta[0].spacing == (1.0, 1.0)
+    small, large = list(loader(training=False, size=None, mpp=1.0, batch=2).epoch(0))[:2]
+    assert small.inputs["image"].shape[-2:] == (10, 12)
+    assert large.inputs["image"].shape[-2:] == (11, 12)
+    assert [b.meta[0].geometry.scale for b in (small, large)] == [(0.5, 0.5), (0.5, 0.5)]
+    assert [b.meta[0].geometry.shape for b in (small, large)] == [(20, 24), (22, 24)]
+    assert large.meta[0].spacing == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from zoo.families import build
 from zoo.families.base import Output
-from zoo.training.pictures import as_rgb, rendered, stacked, thinned
+from zoo.recipe import Loading
+from zoo.training.pictures import GAP, as_rgb, draw_panels, rendered, stacked, thinned
+from zoo.training.validate import Validation
 from zoo.types import Boxes, Instances, Label, LabelPrediction, Picture, Semantic, SemanticPrediction
 
 IMAGE = np.full((20, 30, 3), 128, np.uint8)
@@ -58,3 +63,18 @@ def test_rows_of_different_widths_stand_below_each_other() -> None:
     whole = stacked([IMAGE, IMAGE[:, :10]])
     assert whole.shape == (40, 30, 3)
     assert thinned(IMAGE, 10).shape == (7, 10, 3)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_so_many_images_are_drawn_whatever_the_batch(tmp_path: Path, batch: int) -> None:
+    model = {"encoder": "resnet10t", "decoder": {"name": "unet", "arguments": {"channels": [4] * 5}}}
+    model |= {"classes": ["background", "gland"], "channels": ["red", "green", "blue"], "truth": "glands"}
+    family = build.create("unet", {**model, "encoding": "rgb8"})
+    sources = [{"name": "phantom-glands", "split": "val", "limit": 3}]
+    loading = Loading.model_validate({"datasets": sources, "batch": batch, "workers": 0})
+    validation = Validation(loading, family, seed=0, rank=0, world=1, gather=lambda sums: [sums])
+    draw_panels(family, validation, tmp_path / "x.png", most=2, side=64)
+    validation.close()
+    side = validation.loader.datasets[0][0].shape[0]
+    with Image.open(tmp_path / "x.png") as picture:
+        assert picture.height == 2 * (len(range(0, side, -(-side // 64))) + 2 * GAP)

@@ -105,13 +105,14 @@ class _Failure:
 
 
 class _Work(torch_data.Dataset[Any]):
-    """What runs in a worker: the positions of one batch in, the batch out. Picklable."""
+    """What runs in a worker: the positions of one batch in, the batch out (or several, see `Loader`). Picklable."""
 
     def __init__(
         self, loading: Loading, sources: Sequence[Source], makers: Sequence[Targets], *, seed: int, training: bool
     ) -> None:
         self.sources, self.makers, self.seed, self.training = list(sources), list(makers), seed, training
         self.size, self.mpp = loading.size, loading.mpp
+        self.whole = not training and loading.size is None
         self.channels: tuple[str, ...] | None = None
         self.augment: Callable[[Sample, int], Sample] | None = None
         self.starts = list(itertools.accumulate((len(s) for s in sources), initial=0))
@@ -120,9 +121,10 @@ class _Work(torch_data.Dataset[Any]):
     def __len__(self) -> int:
         return self.starts[-1]
 
-    def __getitem__(self, draws: Sequence[Draw]) -> Batch | _Failure:
+    def __getitem__(self, draws: Sequence[Draw]) -> list[Batch] | _Failure:
         try:
-            return collate([self.item(draw) for draw in draws])
+            items = [self.item(draw) for draw in draws]
+            return [collate(part) for part in (self._alike(items) if self.whole else [items])]
         except Exception as error:
             return _Failure.of(error)
 
@@ -157,6 +159,14 @@ class _Work(torch_data.Dataset[Any]):
         geometry = Geometry(source_shape, scale, tuple(map(float, start)))
         meta = Meta(sample.id, sample.dataset, geometry, sample.group, sample.center, sample.spacing)
         return Item(numbers(sample.image), valid, maker(sample), maker, meta)
+
+    @staticmethod
+    def _alike(items: Sequence[Item]) -> list[list[Item]]:
+        """Return items by shape, so that what a network says of a whole image knows no padding and no neighbour."""
+        found: dict[tuple[int, ...], list[Item]] = {}
+        for item in items:
+            found.setdefault(item.shape, []).append(item)
+        return list(found.values())
 
     def _size(self, sample: Sample) -> tuple[int, ...]:
         assert self.size is not None
@@ -200,6 +210,7 @@ class Loader:
     Training: `samples` items an epoch (default: one an image), cropped at random places and augmented; the last,
     incomplete batch is dropped. Otherwise: the images in their order, each once, cropped in the middle where a `size`
     is given, never augmented; the last batch may be smaller, and a rank whose slice of it is empty gets one batch less.
+    Whole images of different sizes never share a batch: they come as several smaller ones, and none is padded.
 
     `make_targets` gives each dataset's target maker. `channels`: the channels that the model looks at (None: as they
     come). `mpp`: um per pixel that the model wants, for images of known spacing (None: `loading.mpp`). `datasets` are
@@ -316,10 +327,10 @@ class Loader:
             with warnings.catch_warnings():  # how many workers is the recipe's affair, not torch's
                 warnings.filterwarnings("ignore", message="This DataLoader will create")
                 found = iter(self._torch())
-        for batch in found:
-            if isinstance(batch, _Failure):
-                batch.throw()
-            yield batch
+        for batches in found:
+            if isinstance(batches, _Failure):
+                batches.throw()
+            yield from batches
 
     def _torch(self) -> torch_data.DataLoader[Any]:
         """Return torch's loader, made once: its workers stay from epoch to epoch."""

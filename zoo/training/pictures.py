@@ -24,6 +24,7 @@ from zoo.types import (
     Picture,
     PicturePrediction,
     Prediction,
+    Sample,
     Semantic,
     SemanticPrediction,
     Truth,
@@ -40,30 +41,35 @@ def draw_panels(family: Family, validation: Validation, path: Path, most: int = 
 
     Pictures longer than `side` are thinned to it. A family with several outputs gets a pair of panels for each.
     """
-    batch = next(iter(validation.loader.epoch(0)), None)
-    if batch is None:
-        return
     was_training = family.training
     family.eval()
-    found: list[dict[str, Prediction]] | None = None
-    if validation.whole:
-        generator = torch.Generator().manual_seed(0)
-        with torch.inference_mode():
-            maps = family.infer(family.prepare(batch.to(family.device).inputs), rng=generator)
-            found = decoded(family, maps, batch)
-    rows = []
-    for i, meta in enumerate(batch.meta[:most]):
-        predictions = found[i] if found is not None else validation.tiled(family, meta)
-        sample = validation.sample(meta)
-        image = as_rgb(middle(sample.image, 1) if sample.axes == "CZYX" else sample.image)
-        panels = [image]
-        for name, output in family.spec.outputs.items():
-            truth = sample.truth.get(output.truth or "")
-            panels.append(blank(image) if truth is None else rendered(image, truth, output))
-            panels.append(rendered(image, predictions[name], output) if name in predictions else blank(image))
-        rows.append(np.concatenate([framed(thinned(p, side)) for p in panels], axis=1))
+    rows: list[RGB8] = []
+    for batch in validation.loader.epoch(0):
+        found: list[dict[str, Prediction]] | None = None
+        if validation.whole:
+            generator = torch.Generator().manual_seed(0)
+            with torch.inference_mode():
+                maps = family.infer(family.prepare(batch.to(family.device).inputs), rng=generator)
+                found = decoded(family, maps, batch)
+        for i, meta in enumerate(batch.meta[: most - len(rows)]):
+            predictions = found[i] if found is not None else validation.tiled(family, meta)
+            rows.append(_row(family, validation.sample(meta), predictions, side))
+        if len(rows) == most:
+            break
     family.train(was_training)
-    write(path, stacked(rows))
+    if rows:
+        write(path, stacked(rows))
+
+
+def _row(family: Family, sample: Sample, predictions: dict[str, Prediction], side: int) -> RGB8:
+    """Return the image, and for each output the truth and the prediction, side by side."""
+    image = as_rgb(middle(sample.image, 1) if sample.axes == "CZYX" else sample.image)
+    panels = [image]
+    for name, output in family.spec.outputs.items():
+        truth = sample.truth.get(output.truth or "")
+        panels.append(blank(image) if truth is None else rendered(image, truth, output))
+        panels.append(rendered(image, predictions[name], output) if name in predictions else blank(image))
+    return np.concatenate([framed(thinned(p, side)) for p in panels], axis=1)
 
 
 def middle(volume: NDArray[Any], axis: int) -> NDArray[Any]:
