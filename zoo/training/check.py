@@ -18,7 +18,7 @@ from zoo import cards, registry
 from zoo.cards import DatasetCard, WeightsCard
 from zoo.errors import Problem, Problems, UserError, suggest
 from zoo.families import build
-from zoo.families.base import Family, IOSpec
+from zoo.families.base import Family
 from zoo.recipe import Data, Loading, Recipe, Train, apply_overrides, load_recipe, read_recipe, recipe_file
 from zoo.schema import Component, Document, problems_of, read_yaml, validate
 from zoo.training import optim
@@ -265,41 +265,44 @@ def _check_built(notes: Notes, recipe: Recipe, family: type[Family], options: An
     plain = build.without_downloads(options.model_dump(mode="json", by_alias=True))
     try:
         with torch.device("meta"):
-            spec = family(family.Options.model_validate(plain)).spec
+            module = family(family.Options.model_validate(plain))
     except (ValueError, UserError) as error:
         notes.add(("model",), str(error).strip().splitlines()[0])
         return
     except (NotImplementedError, RuntimeError):
         return  # a part that cannot be built without memory; the run itself will build it
-    known = [*monitored(spec), *_terms(recipe.model.get("loss"))]
-    validations = [*(s.data.validate_ for s in recipe.stages if s.data), recipe.data.validate_]
-    if not any(validations):
-        return
-    for key, train in _all_trains(recipe):
+    for key, data, train in _validations(recipe):
+        known = _monitored(notes, module, data, (*key, "data", "validate"))
+        known += _terms(recipe.model.get("loss"))
         own = train.monitor.startswith("loss/")  # terms are known to the loss alone
         if train.monitor not in known and not own:
-            what = f'validation gives no "{train.monitor}". {suggest(train.monitor, known)}'
-            notes.add((*key, "monitor"), what)
+            hint = suggest(train.monitor, known) or f"It gives {', '.join(known)}"
+            what = f'validation gives no "{train.monitor}". {hint}'
+            notes.add((*key, "train", "monitor"), what)
 
 
-PIXELS = ("dice", "iou", "pixel_f1", "pixel_precision", "pixel_recall", "pixel_accuracy")
-NUMBERS: dict[str, tuple[str, ...]] = {
-    "semantic": PIXELS,
-    "instances": (*PIXELS, "object_f1", "pq"),
-    "boxes": ("box_f1",),
-    "picture": ("mae", "psnr"),
-    "label": ("accuracy",),
-}
-"""What a validation gives for each kind of prediction (`zoo.training.validate.numbers`)."""
+def _validations(recipe: Recipe) -> list[tuple[Key, Loading, Train]]:
+    """Return (key of the stage, what is validated on, how is trained) of each stage that is validated."""
+    stages = [((), recipe.data, recipe.train)] if recipe.train is not None else []
+    stages += [(("stages", i), stage.data or recipe.data, stage.train) for i, stage in enumerate(recipe.stages)]
+    return [(key, data.validate_, train) for key, data, train in stages if data.validate_ is not None]
 
 
-def monitored(spec: IOSpec) -> list[str]:
+def _monitored(notes: Notes, module: Family, loading: Loading, key: Key) -> list[str]:
     """Return the names of the numbers that a validation gives: with several outputs OUTPUT/NAME, else the name."""
-    prefixes = {name: f"{name}/" if len(spec.outputs) > 1 else "" for name in spec.outputs}
-    return [
-        "loss",
-        *(prefixes[n] + number for n, output in spec.outputs.items() for number in NUMBERS.get(output.kind, ())),
-    ]
+    from zoo.training.validate import judged
+
+    found = ["loss"]
+    for source in loading.datasets:
+        try:
+            tasks = judged(module, cards.dataset_card(source.name))
+        except UserError as error:
+            notes.add((*key, "datasets"), f"{source.name}: {error}")
+            continue
+        for task in tasks:
+            prefix = f"{task.output}/" if len(module.spec.outputs) > 1 else ""
+            found += [prefix + name for name in task.metrics if prefix + name not in found]
+    return found
 
 
 def _terms(value: Any) -> list[str]:
