@@ -26,6 +26,7 @@ SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
     "properties": {
         "type": {"const": "FeatureCollection"},
+        "histozoo": {"type": "object"},
         "features": {
             "type": "array",
             "items": {
@@ -143,5 +144,12 @@ def test_a_collection_follows_the_schema(tmp_path: Path) -> None:
     assert first["geometry"]["coordinates"][0][0] == first["geometry"]["coordinates"][0][-1]
     assert second["geometry"]["type"] == "MultiPolygon"
     assert third["properties"]["classification"]["name"] == 'odd "name" µ'
-    assert write_features(path, []) == 0
+    assert "histozoo" not in found
+    asked: list[int] = []
+    written = (asked.append(1) or feature for feature in features)  # type: ignore[func-returns-value]
+    write_features(path, written, lambda: {"seen": len(asked)})
+    found = json.loads(path.read_text(encoding="utf-8"))
+    jsonschema.validate(found, SCHEMA)
+    assert found["histozoo"] == {"seen": 3}
+    assert write_features(path, [], dict) == 0
     jsonschema.validate(json.loads(path.read_text()), SCHEMA)

@@ -79,6 +79,19 @@ def test_large_maps_are_traced_coarsely(tmp_path: Path, monkeypatch: pytest.Monk
     (feature,) = writer.features()
     assert feature.measurements == {"Area px^2": 320.0}
     assert feature.polygons[0].outer.min(0).tolist() == [12, 8]
+    assert writer.about_features()["outline_step_px"] == 4
+
+
+def test_what_is_left_out_of_a_geojson_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writers, "MOST_REGIONS", 3)
+    index = np.zeros((9, 9), np.uint8)
+    index[::2, ::2] = 1
+    index[0, :2] = 1
+    writer = registry.get("writer", "semantic")(target(tmp_path, index.shape))
+    writer.put(0, SemanticPrediction(index, ("background", "a")))
+    writer.end(None)
+    assert [f.measurements["Area px^2"] for f in writer.features()][0] > 1
+    assert writer.about_features() == {"smallest_left_out": {"a": 21}}
     assert not (tmp_path / "a.probability.tif").exists()
 
 

@@ -268,8 +268,11 @@ def _common(writers: dict[str, Writer], source: Source, folder: Path, stem: str)
         for writer in chosen:
             yield from writer.features()
 
+    def about() -> dict[str, Any]:
+        return {key: value for writer in chosen for key, value in writer.about_features().items()}
+
     if chosen:
-        write_features(folder / f"{stem}.geojson", features())
+        write_features(folder / f"{stem}.geojson", features(), about)
     drawn = [*chosen, *(w for name, w in writers.items() if kinds[name] is label)]
     if not drawn:
         return

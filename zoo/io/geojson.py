@@ -8,7 +8,7 @@ in several pieces is a MultiPolygon.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -59,8 +59,14 @@ class Feature:
         }
 
 
-def write_features(path: Path, features: Iterable[Feature]) -> int:
-    """Write a FeatureCollection, one feature a line, as they come; return how many there were."""
+def write_features(
+    path: Path, features: Iterable[Feature], about: Callable[[], Mapping[str, Any]] | None = None
+) -> int:
+    """Write a FeatureCollection, one feature a line, as they come; return how many there were.
+
+    `about` tells, after the last one, what holds for all of them; it becomes the collection's member "histozoo" (a
+    foreign member, which readers pass over: RFC 7946, section 6.1).
+    """
     count = 0
     with path.open("w", encoding="utf-8") as file:
         file.write('{"type":"FeatureCollection","features":[')
@@ -68,7 +74,8 @@ def write_features(path: Path, features: Iterable[Feature]) -> int:
             file.write(",\n" if count else "\n")
             json.dump(feature.as_dict(), file, separators=(",", ":"))
             count += 1
-        file.write("\n]}\n")
+        told = about() if about else {}
+        file.write(f'\n],"histozoo":{json.dumps(told)}}}\n' if told else "\n]}\n")
     return count
 
 

@@ -83,6 +83,10 @@ class Writer:
         """Yield what belongs into the image's GeoJSON."""
         yield from ()
 
+    def about_features(self) -> dict[str, Any]:
+        """Return what holds for all features; asked for after the last of them."""
+        return {}
+
     def layers(self) -> tuple[list[Layer], list[Entry]]:
         """Return what belongs onto the overlay and into its legend."""
         return [], []
@@ -119,6 +123,7 @@ class SemanticWriter(Writer):
         self._shown = Sparse(target.step)
         pixels = target.shape[0] * target.shape[1]
         self._regions = Sparse(max(1, int(np.ceil(np.sqrt(pixels / IN_MEMORY)))))
+        self._left_out: dict[str, int] = {}
         self._last: SemanticPrediction | None = None
 
     def put(self, begin: int, prediction: SemanticPrediction) -> None:
@@ -173,12 +178,24 @@ class SemanticWriter(Writer):
             boxes = ndimage.find_objects(regions)
             sizes = np.bincount(regions.ravel(), minlength=count + 1)[1:]
             largest = np.argsort(-sizes, kind="stable")[:MOST_REGIONS]
+            if count > MOST_REGIONS:
+                self._left_out[classes[index]] = count - MOST_REGIONS
             for region in np.sort(largest):
                 box = boxes[region]
                 polygons = polygons_of(regions[box] == region + 1, (box[0].start, box[1].start), step)
                 area = float(sizes[region]) * step**2
                 found = measured(area, self.target.mpp)
                 yield Feature(polygons, classes[index], colours[index], kind="annotation", measurements=found)
+
+    def about_features(self) -> dict[str, Any]:
+        step = self._regions.step
+        found: dict[str, Any] = {}
+        if step > 1:
+            found["outline_step_px"] = step
+            found["note"] = f"Outlines are traced on one in {step} pixels each way; the class map beside is whole."
+        if self._left_out:
+            found["smallest_left_out"] = self._left_out
+        return found
 
     def layers(self) -> tuple[list[Layer], list[Entry]]:
         assert self._last is not None
