@@ -283,7 +283,7 @@ def _check_built(notes: Notes, recipe: Recipe, family: type[Family], options: An
 
 def _validations(recipe: Recipe) -> list[tuple[Key, Loading, Train]]:
     """Return (key of the stage, what is validated on, how is trained) of each stage that is validated."""
-    stages = [((), recipe.data, recipe.train)] if recipe.train is not None else []
+    stages: list[tuple[Key, Data, Train]] = [((), recipe.data, recipe.train)] if recipe.train is not None else []
     stages += [(("stages", i), stage.data or recipe.data, stage.train) for i, stage in enumerate(recipe.stages)]
     return [(key, data.validate_, train) for key, data, train in stages if data.validate_ is not None]
 
