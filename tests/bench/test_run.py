@@ -174,3 +174,18 @@ def test_the_same_benchmark_gives_the_same_numbers(run: Any, make_weights: Any, 
     weights, dataset = make_weights("good"), make_dataset()
     first, second = (run([weights], [dataset], save_pictures=False).rows[0].means for _ in range(2))
     assert first == second
+
+
+def test_a_fold_holds_the_images_that_training_left_out(tmp_path: Path) -> None:
+    whole = open_dataset("phantom-glands", split="val", limit=None)
+    parts = [open_named(f"phantom-glands:val@{k}/3") for k in range(3)]
+    assert sorted(e.id for part in parts for e in part.index) == sorted(e.id for e in whole.index)
+    trained = open_dataset("phantom-glands", split="val", fold=1, folds=3, part="train")
+    assert not {e.id for e in trained.index} & {e.id for e in parts[1].index}
+    assert parts[1].split == "val@1/3"
+    record = [{"dataset": "phantom-glands", "split": "val"}]
+    assert len(leakage.overlap(record, "phantom-glands", "val@1/3", parts[1].index)) == len(parts[1])
+    with pytest.raises(UserError, match=r"NAME:SPLIT@FOLD/FOLDS"):
+        open_named("phantom-glands:val@1")
+    with pytest.raises(UserError, match="Expected 0 to 2"):
+        open_named("phantom-glands:val@3/3")

@@ -22,7 +22,7 @@ def sample() -> Sample:
 
 
 def test_nuclei_shine_on_a_dark_ground(sample: Sample) -> None:
-    changed = augment(debris=0)(sample, 1)
+    changed = augment(level=[0.6, 1.0], debris=0)(sample, 1)
     truth = sample.truth["nuclei"]
     assert isinstance(truth, Instances)
     grey = changed.image[0].astype(float)
@@ -38,6 +38,13 @@ def test_a_function_of_the_seed(sample: Sample) -> None:
     np.testing.assert_array_equal(one, again)
     assert (one != other).any()
     assert one.dtype == np.uint8
+
+
+def test_regions_differ_where_they_are_uneven(sample: Sample) -> None:
+    even, uneven = (augment(level=[1, 1], ground=0, debris=0, uneven=u)(sample, 5).image.astype(int) for u in (0, 0.9))
+    assert (uneven <= even).all()
+    shares = uneven[even > 100] / even[even > 100]
+    assert shares.min() < 0.5 < shares.max()
 
 
 def test_level_and_debris(sample: Sample) -> None:

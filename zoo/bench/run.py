@@ -109,10 +109,22 @@ def bench(
 
 
 def open_named(text: str, limit: int | None = None) -> Dataset:
-    """Return the dataset of `NAME` or `NAME:SPLIT`; without a split "test" where there is one, else "all"."""
+    """Return the dataset of `NAME`, `NAME:SPLIT` or `NAME:SPLIT@FOLD/FOLDS`, the images that a fold holds back.
+
+    Without a split it is "test" where there is one, else "all".
+    """
     name, colon, split = text.rpartition(":")
     if colon and not Path(text).exists():
-        return open_dataset(name, split=split, limit=limit)
+        split, at, fold = split.partition("@")
+        if not at:
+            return open_dataset(name, split=split, limit=limit)
+        number, slash, folds = fold.partition("/")
+        if not (slash and number.isdigit() and folds.isdigit() and int(folds) > 1):
+            raise UserError(f"{text}: the fold will not do. Expected NAME:SPLIT@FOLD/FOLDS, as in {name}:{split}@0/5")
+        found = open_dataset(
+            name, split=split, fold=int(number), folds=int(folds), part="validate", limit=limit
+        )
+        return replace(found, split=f"{split}@{fold}")
     try:
         return open_dataset(text, split="test", limit=limit)
     except UserError as error:

@@ -15,17 +15,24 @@ class Fluorescence(Step):
     """Let haematoxylin shine: nuclei bright on a dark ground, grey in three channels.
 
     The haematoxylin of each pixel (Ruifrok and Johnston 2001), above what the ground has, becomes light. `level`: how
-    bright the brightest nuclei are, a share of the range; dim ones are what a few dead and dividing cells leave when a
-    picture is stretched between percentiles. `ground`: light of the ground. `debris`: most such bright cells a picture.
+    bright the brightest nuclei are, a share of the range, each doubling as likely; dim ones are what a few dead and
+    dividing cells leave when a picture is stretched between percentiles. `uneven`: how much dimmer some regions may be.
+    `ground`: light of the ground. `debris`: most such bright cells a picture.
     """
 
     colour = True
 
     def __init__(
-        self, level: Range = (0.2, 1.0), ground: Range = (0.0, 0.12), debris: float = 4, p: float = 1.0
+        self,
+        level: Range = (0.15, 1.0),
+        uneven: float = 0.5,
+        ground: Range = (0.0, 0.12),
+        debris: float = 4,
+        p: float = 1.0,
     ) -> None:
         super().__init__(p)
-        self.level = in_range(level, 0, 1, "level")
+        self.level = in_range(level, 0.01, 1, "level")
+        self.uneven = number(uneven, 0, 1, "uneven")
         self.ground = in_range(ground, 0, 1, "ground")
         self.debris = int(number(debris, 0, 1000, "debris"))
 
@@ -36,7 +43,8 @@ class Fluorescence(Step):
         light = np.clip((light - low) / max(float(high - low), 1e-3), 0, 1.3)
         light = light ** np.float32(rng.uniform(0.5, 1.1))
         ground = rng.uniform(*self.ground)
-        level = max(rng.uniform(*self.level), ground + 0.08)
+        light *= _field(rng, (light.shape[0], light.shape[1]), self.uneven)
+        level = max(float(np.exp(rng.uniform(*np.log(self.level)))), ground + 0.08)
         picture = ground + (level - ground) * light
         for _ in range(int(rng.integers(0, self.debris + 1))):
             picture = np.maximum(picture, _spark(rng, (picture.shape[0], picture.shape[1])))
@@ -49,6 +57,13 @@ def _haematoxylin(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     flat = absorbance(rgb).reshape(3, -1)
     found: NDArray[np.float32] = np.linalg.inv(HED.T)[0].astype(np.float32) @ flat
     return found.reshape(rgb.shape[1:])
+
+
+def _field(rng: np.random.Generator, shape: tuple[int, int], depth: float) -> NDArray[np.float32]:
+    """Return (H, W) factors in [1 - depth, 1] that change slowly: nuclei of one picture differ in DNA and focus."""
+    coarse = rng.random((5, 5), np.float32)
+    smooth = cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(1 - np.float32(depth) * smooth, np.float32)
 
 
 def _spark(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float32]:
