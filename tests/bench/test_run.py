@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from zoo.bench.run import bench
+from zoo.bench import leakage
+from zoo.bench.run import bench, open_named
+from zoo.data.datasets import open_dataset
 from zoo.errors import Problems, UserError
 
 TRAINED = [{"dataset": "squares", "split": "train", "groups": [], "images": ["field-4", "field-5"]}]

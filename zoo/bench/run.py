@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +121,7 @@ def open_named(text: str, limit: int | None = None) -> Dataset:
         number, slash, folds = fold.partition("/")
         if not (slash and number.isdigit() and folds.isdigit() and int(folds) > 1):
             raise UserError(f"{text}: the fold will not do. Expected NAME:SPLIT@FOLD/FOLDS, as in {name}:{split}@0/5")
-        found = open_dataset(
-            name, split=split, fold=int(number), folds=int(folds), part="validate", limit=limit
-        )
+        found = open_dataset(name, split=split, fold=int(number), folds=int(folds), part="validate", limit=limit)
         return replace(found, split=f"{split}@{fold}")
     try:
         return open_dataset(text, split="test", limit=limit)

@@ -15,7 +15,9 @@ from zoo.cli.predict import add_prediction_arguments, device, options, resolutio
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `zoo bench`."""
     parser.add_argument("--weights", nargs="+", required=True, metavar="WEIGHTS", help="names, run folders or files")
-    parser.add_argument("--datasets", nargs="+", required=True, metavar="NAME", help="NAME or NAME:SPLIT")
+    parser.add_argument(
+        "--datasets", nargs="+", required=True, metavar="NAME", help="NAME, NAME:SPLIT, NAME:SPLIT@FOLD/FOLDS"
+    )
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="folder for results.json, table.md, report.html, ..."
     )
