@@ -167,10 +167,18 @@ def test_the_family_is_as_it_was(make: Make, blobs: Blobs) -> None:
     assert not family.layer.training  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("options", [{"tile": 0}, {"overlap": -1}, {"batch": 0}, {"threshhold": 0.5}])
+@pytest.mark.parametrize(
+    "options", [{"tile": 0}, {"overlap": -1}, {"overlap": 10_000}, {"batch": 0}, {"threshhold": 0.5}]
+)
 def test_options_that_cannot_be(make: Make, blobs: Blobs, options: Any) -> None:
     with pytest.raises(UserError, match=next(iter(options))):
         predict_array(make(), blobs(20, 20), **options)
+
+
+def test_a_tile_smaller_than_the_divisor_is_rounded_up(make: Make, blobs: Blobs) -> None:
+    family, image = make(), blobs(50, 40)
+    small: Any = predict_array(family, image, tile=max(1, family.spec.divisor - 1))["semantic"]
+    assert small.map.shape == (50, 40)
 
 
 def test_the_predict_method_reaches_here(make: Make, blobs: Blobs) -> None:

@@ -7,6 +7,7 @@ one row of tiles; every other is decoded whole, or in blocks where the picture i
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -55,6 +56,9 @@ def settings_for(family: Family, options: Mapping[str, Any], **known: Any) -> Se
     for name, value, least in (("tile", settings.tile, 1), ("overlap", settings.overlap, 0)):
         if value is not None and value < least:
             raise UserError(f"{name}: {value} pixels will not do. Expected {least} or more.")
+    if family.spec.stitch != "latents":  # which cuts no tiles
+        side = settings.tile or family.spec.tile
+        tile_plan(family, (4 * side, 4 * side), settings)
     taken = {name: _keywords(getattr(family, name)) for name in ("decode", "infer")}
     chosen: dict[str, dict[str, Any]] = {"decode": {}, "infer": {}}
     for name, value in options.items():
@@ -141,7 +145,8 @@ def tile_plan(family: Family, shape: tuple[int, int], settings: Settings) -> Pla
     tile = settings.tile or spec.tile
     if spec.stitch == "latents":
         tile = max(*shape, tile)  # the family itself stitches, step by step
-    overlap = min(spec.margin, tile // 2) if settings.overlap is None else settings.overlap
+    whole = math.ceil(tile / spec.divisor) * spec.divisor
+    overlap = min(spec.margin, tile // 2, whole - spec.divisor) if settings.overlap is None else settings.overlap
     return plan(shape, tile, overlap, spec.divisor, spec.margin)
 
 
