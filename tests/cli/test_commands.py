@@ -126,6 +126,26 @@ def test_a_user_mistake_is_one_sentence_and_status_2(
     assert not list(tmp_path.iterdir()), "a mistake left something behind"
 
 
+@pytest.mark.parametrize("word", sorted(main.COMMANDS))
+def test_help_fits_and_keeps_its_examples(zoo: Any, word: str) -> None:
+    done = zoo(word, "--help")
+    assert done.status == 0
+    assert max(map(len, done.out.splitlines())) <= 80
+    assert not [line for line in done.out.splitlines() if line.startswith("zoo ")]
+    assert done.out.count("\n  zoo data ") == (3 if word == "data" else 0)
+
+
+def test_a_card_for_a_folder_is_told_in_80_columns(zoo: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for i in range(3):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"p{i}_1.png")
+    done = zoo("data", "init", tmp_path)
+    assert done.status == 0
+    assert max(len(line) for line in done.out.splitlines() if str(tmp_path) not in line) <= 80
+    assert "--um NUMBER" in done.out
+
+
 def test_debug_shows_where(zoo: Any) -> None:
     from zoo.errors import UserError
 

@@ -277,7 +277,7 @@ def test_init_of_numbers_keeps_them_as_names(tmp_path: Path) -> None:
         image(tmp_path / f"00{number}.png", number)
     report = "\n".join(made(tmp_path))
     assert "masks: none found" in report
-    assert "um per pixel: not known, no file states it. Give um=NUMBER" in report
+    assert "um per pixel: not known, no file states it. Give --um NUMBER" in report
     assert "every image is its own group" in report
     ids = [e.id for s in ("train", "val", "test") for e in open_dataset(tmp_path, split=s).index]
     assert sorted(ids) == [f"00{number}" for number in range(8)]

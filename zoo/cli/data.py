@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from zoo.cli.text import as_json
+from zoo.cli.text import as_json, paragraph
 from zoo.errors import UserError
 
 ACTIONS = ("check", "init", "sample")
@@ -97,7 +97,7 @@ def _init(args: argparse.Namespace) -> int:
             card.write_text(text, encoding="utf-8")
         except OSError as error:
             raise UserError(f"{card}: cannot be written ({error.strerror}). Make the folder writable") from None
-        print("\n".join(report))
+        print("\n".join(paragraph(line, "      ", line[: len(line) - len(line.lstrip())]) for line in report))
     return 0
 
 

@@ -94,12 +94,15 @@ def overview() -> str:
 
 
 def wrapped(text: str) -> str:
-    """Return a docstring in 80 columns: paragraphs filled, indented lines as they are."""
+    """Return a docstring in 80 columns: paragraphs filled, indented lines and command lines as they are."""
     from zoo.cli.text import paragraph
 
     found = []
     for part in text.strip().split("\n\n"):
-        kept = [line for line in part.splitlines() if line.startswith(" ")]
+        lines = part.splitlines()
+        if all(line.startswith("zoo ") for line in lines):  # ruff takes an indent away that all lines have
+            lines = [f"  {line}" for line in lines]
+        kept = [line for line in lines if line.startswith(" ")]
         found.append("\n".join(kept) if kept else paragraph(part))
     return "\n\n".join(found)
 

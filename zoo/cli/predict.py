@@ -59,7 +59,8 @@ def device(name: str) -> str:
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: {str(error).splitlines()[0]} Expected auto, cpu, cuda or mps") from None
+        said = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"--device {name}: {said}. Expected auto, cpu, cuda or mps") from None
     return name
 
 

@@ -95,7 +95,7 @@ def init_folder(
         )
     elif not found.masks:
         arguments = arguments.model_copy(update={"masks": {}})
-        report.append("masks: none found. The card carries no truth; name a folder with masks=FOLDER if there is one.")
+        report.append("masks: none found, so the card carries no truth. Where there are some: --masks FOLDER")
     pattern, why = _grouping(found.ids, arguments.group_pattern)
     report.append(why)
     splits, line = _splits(found.ids, pattern, seed)
@@ -276,7 +276,7 @@ def _spacing(found: _Found, um: float | None) -> tuple[dict[str, Any], str]:
     note = f"Not known: {where}."
     return (
         {"provenance": "unknown", "note": note},
-        f"um per pixel: not known, {where}. Give um=NUMBER (0.25 at 40x, 0.5 at 20x on most scanners), or write it "
+        f"um per pixel: not known, {where}. Give --um NUMBER (0.25 at 40x, 0.5 at 20x on most scanners), or write it "
         "into the card.",
     )
 
