@@ -221,7 +221,10 @@ def _sentence(error: Mapping[str, Any], schema: type[BaseModel], key: Key) -> st
     if kind == "literal_error":
         expected = str(error["ctx"]["expected"]).replace("'", "")
         close = suggest(str(received), expected.replace(" or ", ", ").split(", "))
-        return f'"{received}" is not one of {expected}. {close}'.strip()
+        if tuple(key) == ("zoo",):
+            return f'format "{received}" is not known here. Expected {expected}: update histozoo, or write that.'
+        close = "" if close.startswith("Expected") else f" {close}"
+        return f'"{received}" is not one of {expected}.{close}'.rstrip()
     if kind in ("value_error", "assertion_error"):
         return message if message.endswith((".", "?")) else f"{message}."
     shown = repr(received)
