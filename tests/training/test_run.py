@@ -125,7 +125,7 @@ def test_the_run_folder_loads_and_the_average_is_what_is_kept(finished: Path) ->
 def test_pictures_show_image_truth_and_prediction(finished: Path) -> None:
     assert sorted(p.name for p in (finished / "pictures").iterdir()) == ["0005.png", "0010.png"]
     picture = np.asarray(Image.open(finished / "pictures" / "0010.png"))
-    assert picture.shape == (24 + 8 + 26 + 8, 3 * (26 + 8), 3)  # two images, framed, three panels each
+    assert picture.shape == (24 + 26 + 28 + 3 * 8, 3 * (28 + 8), 3)  # all three images, framed, three panels each
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
 
 
