@@ -142,10 +142,10 @@ def test_an_interrupted_run_goes_on(make: Make, folder: Path, tmp_path: Path, mo
     out = tmp_path / "out"
     whole = files.write_features
 
-    def stop(path: Path, features: Any) -> int:
+    def stop(path: Path, *rest: Any) -> int:
         if path.name == "b.geojson":
             raise KeyboardInterrupt
-        return whole(path, features)
+        return whole(path, *rest)
 
     monkeypatch.setattr(files, "write_features", stop)
     with pytest.raises(Interrupted, match="goes on from here"):
