@@ -297,3 +297,23 @@ def test_the_average_equals_its_formula_and_swaps_in_and_out() -> None:
     again.load(copy.deepcopy(average.state()))
     assert torch.equal(again.values["weight"], average.values["weight"])
     assert again.counts == {"model": 29}
+
+
+def test_running_statistics_are_averaged_with_the_weights_that_they_belong_to() -> None:
+    module = nn.BatchNorm1d(2)
+    average = Average(module, 0.9)
+    expected = module.running_mean.clone() if module.running_mean is not None else torch.zeros(2)
+    average.follow()  # nothing moved: nothing to follow
+    for count in range(1, 20):
+        module(torch.randn(8, 2) + count)
+        average.update("model", list(module.parameters()))
+        average.follow()
+        decay = min(0.9, (1 + count) / (10 + count))
+        expected = decay * expected + (1 - decay) * module.running_mean  # type: ignore[operator]
+    torch.testing.assert_close(average.values["running_mean"], expected)
+    now = module.running_mean.clone()  # type: ignore[union-attr, operator]
+    with average.swapped():
+        torch.testing.assert_close(module.running_mean, expected)
+    assert torch.equal(module.running_mean, now)  # type: ignore[arg-type]
+    average.keep()
+    torch.testing.assert_close(module.state_dict()["running_mean"], expected)

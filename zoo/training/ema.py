@@ -13,26 +13,44 @@ from torch import Tensor, nn
 class Average:
     """An exponential moving average of a module's parameters, warmed up (decay at most (1 + n) / (10 + n)).
 
-    Buffers (running statistics of a norm) are not averaged: those of the module are used.
+    Running statistics of a norm are averaged with the same decay: those of the weights of the moment fit averaged
+    weights badly while the rate is high. `update` is told which parameters moved; `follow` takes the buffers along, once
+    a step and after ranks have agreed on them.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self.parameters = dict(module.named_parameters())
         self.names = {id(p): name for name, p in self.parameters.items()}
-        self.values = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.buffers = {name: b for name, b in module.named_buffers() if b.is_floating_point()}
+        self.values = {name: t.detach().clone() for name, t in (self.parameters | self.buffers).items()}
         self.counts: dict[str, int] = {}
+        self._decay: float | None = None
 
     @torch.no_grad()
     def update(self, player: str, parameters: Sequence[nn.Parameter]) -> None:
         """Average the parameters of a player that has just moved."""
         count = self.counts[player] = self.counts.get(player, 0) + 1
-        decay = min(self.decay, (1 + count) / (10 + count))
+        decay = self._decay = min(self.decay, (1 + count) / (10 + count))
         names = [self.names[id(p)] for p in parameters]
         if names:
             torch._foreach_lerp_(
                 [self.values[n] for n in names], [self.parameters[n].detach() for n in names], 1 - decay
             )
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Average the buffers, where a player has moved since the last call."""
+        if self._decay is not None and self.buffers:
+            averages = [self.values[name] for name in self.buffers]
+            torch._foreach_lerp_(averages, list(self.buffers.values()), 1 - self._decay)
+        self._decay = None
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Give the module the averaged weights for good."""
+        for name, tensor in (self.parameters | self.buffers).items():
+            tensor.copy_(self.values[name])
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
@@ -45,8 +63,8 @@ class Average:
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        for name, parameter in self.parameters.items():
-            parameter.data, self.values[name] = self.values[name], parameter.data
+        for name, tensor in (self.parameters | self.buffers).items():
+            tensor.data, self.values[name] = self.values[name], tensor.data
 
     def state(self) -> dict[str, Any]:
         """Return tensors and counts that `load` takes back."""

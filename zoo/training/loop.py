@@ -166,9 +166,7 @@ class Run:
         finally:
             work.close()
         if work.average is not None:  # what is kept is what the next stage starts from
-            with torch.no_grad():
-                for name, parameter in self.family.named_parameters():
-                    parameter.copy_(work.average.values[name])
+            work.average.keep()
 
     def _epoch(self, work: StageWork) -> None:
         clock = self.clock
@@ -186,6 +184,8 @@ class Run:
             if clock.batches % ROWS == 0:
                 work.row({})
             stopping = self._together(work)
+            if work.average is not None:
+                work.average.follow()
             ended = clock.batch >= len(work.feed) or clock.stage_batch >= work.total
             if ended:
                 work.end_epoch()
