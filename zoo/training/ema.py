@@ -14,8 +14,8 @@ class Average:
     """An exponential moving average of a module's parameters, warmed up (decay at most (1 + n) / (10 + n)).
 
     Running statistics of a norm are averaged with the same decay: those of the weights of the moment fit averaged
-    weights badly while the rate is high. `update` is told which parameters moved; `follow` takes the buffers along, once
-    a step and after ranks have agreed on them.
+    weights badly while the rate is high. `update` is told which parameters moved; `follow` takes the buffers along,
+    once a step and after ranks have agreed on them.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:

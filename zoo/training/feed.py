@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from zoo.cards import DatasetCard, Trained
 from zoo.data.loading import Loader, open_source
+from zoo.errors import DataError, UserError
 from zoo.families.base import Family
 from zoo.recipe import Data, DataSource, Loading
 from zoo.training.context import step_seed
-from zoo.types import Batch, Sample
+from zoo.types import Batch, Boxes, Instances, Sample, Semantic
 
 
 def make_targets(cls: type[Family], options: Any) -> Callable[[DatasetCard], Any]:
@@ -148,3 +151,41 @@ def _device_augment(loading: Loading) -> Any:
     from zoo.data.augment_device import DeviceAugment
 
     return DeviceAugment(loading.augment)
+
+
+def speaks(sample: Sample) -> bool:
+    """Return whether a sample's truths say anything but "nothing here"; a sample without truth does not."""
+    for truth in sample.truth.values():
+        if isinstance(truth, Semantic):
+            seen = truth.map if truth.multilabel or truth.ignore is None else truth.map[truth.map != truth.ignore]
+            if np.any(seen != 0):
+                return True
+        elif isinstance(truth, Instances):
+            if np.any(truth.map != 0):
+                return True
+        elif not isinstance(truth, Boxes) or len(truth.xyxy):
+            return True
+    return False
+
+
+def check_something_to_learn(found: Sequence[DataSource]) -> None:
+    """Raise `UserError` where the truths of everything that is trained on are empty.
+
+    A few samples are looked at; all of them only where those few say nothing. Unreadable ones are left to the training.
+    """
+
+    def any_speaks(samples: Sequence[Sample]) -> bool:
+        for index in range(len(samples)):
+            try:
+                if speaks(samples[index]):
+                    return True
+            except DataError:
+                continue
+        return False
+
+    if not any_speaks(SomeSamples(found, 16)) and not any_speaks(everything := SomeSamples(found, sys.maxsize)):
+        names = ", ".join(f"{s.name}:{s.split}" for s in found)
+        raise UserError(
+            f"data.train: the truths of all {len(everything)} images of {names} are empty. Expected something to learn "
+            f"beside background. See: zoo data check {found[0].name}"
+        )

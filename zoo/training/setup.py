@@ -38,6 +38,8 @@ def resolve(recipe: Recipe) -> Recipe:
     try:
         options = cls.resolve(options, [dataset_card(name) for name in names])
         options = cls.derive(options, feed.SomeSamples(sources))
+        if cls.needs(options):
+            feed.check_something_to_learn(sources)
     except ValueError as error:
         raise UserError(f"recipe {recipe.name}: model: {error}") from None
     return recipe.model_copy(update={"model": options.model_dump(mode="json", by_alias=True)})
