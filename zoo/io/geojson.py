@@ -72,7 +72,7 @@ def write_features(
         file.write('{"type":"FeatureCollection","features":[')
         for feature in features:
             file.write(",\n" if count else "\n")
-            json.dump(feature.as_dict(), file, separators=(",", ":"))
+            file.write(json.dumps(feature.as_dict(), separators=(",", ":")))  # dumps encodes in C, dump does not
             count += 1
         told = about() if about else {}
         file.write(f'\n],"histozoo":{json.dumps(told)}}}\n' if told else "\n]}\n")
