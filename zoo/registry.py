@@ -1,8 +1,9 @@
 """Names of components, and where each lives: name -> "module:attribute", resolved on first use.
 
 Listing needs no import of the module behind a name. Every kind has one table here; a family from another package comes
-in through the entry-point group `zoo.families`. Encoders and recipes have too many names for a table in code: theirs
-are generated files (`zoo/encoders/names.json`) and folders.
+in through the entry-point group `zoo.families`, its published cases through `zoo.cases`. The kind "cases" names, for a
+published system (or "system/kind"), what answers its cases (`zoo.cases.Answer`). Encoders and recipes have too many
+names for a table in code: theirs are generated files (`zoo/encoders/names.json`) and folders.
 """
 
 from __future__ import annotations
@@ -104,10 +105,17 @@ TABLES: dict[str, dict[str, str]] = {
         "semantic": "zoo.io.writers:SemanticWriter",
     },
     "procedure": {},
+    "target": {},
+    "postprocess": {},
+    "transform": {},
+    "cases": {},
     "engine": {
         "predict": "zoo.inference.predict:predict_array",
     },
 }
+
+_GROUPS = {"family": "zoo.families", "cases": "zoo.cases"}
+"""Kinds to which other packages may add, and their entry-point groups."""
 
 _SEE = {
     "family": "zoo list families",
@@ -120,8 +128,8 @@ _SEE = {
 def table(kind: str) -> dict[str, str]:
     """Return name -> "module:attribute" of one kind, with what other installed packages add."""
     found = dict(TABLES[kind])
-    if kind == "family":
-        for point in metadata.entry_points(group="zoo.families"):
+    if kind in _GROUPS:
+        for point in metadata.entry_points(group=_GROUPS[kind]):
             found.setdefault(point.name, point.value)
     return found
 

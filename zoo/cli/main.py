@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("zoo.cli.bench", "weights x datasets -> a table with intervals, and pictures"),
     "data": ("zoo.cli.data", "check a copy, write a card for your own folder, get a sample"),
     "weights": ("zoo.cli.weights", "list weights, verify files"),
+    "verify": ("zoo.cli.verify", "published cases: does this build compute what they do"),
     "demo": ("zoo.cli.demo", "train, benchmark and predict on data that comes along"),
     "schema": ("zoo.cli.schema", "JSON schemas of recipes and cards, for editors"),
     "completion": ("zoo.cli.completion", "completion for bash, zsh or fish"),

@@ -1,1 +1,1 @@
-"""Published cases against this build."""
+"""Published cases against this build: reading, answering, comparing."""
