@@ -1,9 +1,10 @@
 """Names of components, and where each lives: name -> "module:attribute", resolved on first use.
 
 Listing needs no import of the module behind a name. Every kind has one table here; a family from another package comes
-in through the entry-point group `zoo.families`, its published cases through `zoo.cases`. The kind "cases" names, for a
-published system (or "system/kind"), what answers its cases (`zoo.cases.Answer`). Encoders and recipes have too many
-names for a table in code: theirs are generated files (`zoo/encoders/names.json`) and folders.
+in through the entry-point group `zoo.families`, its published cases through `zoo.cases`, what converts its published
+weights through `zoo.converters`. The kind "cases" names, for a published system (or "system/kind"), what answers its
+cases (`zoo.cases.Answer`). Encoders and recipes have too many names for a table in code: theirs are generated files
+(`zoo/encoders/names.json`) and folders.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from zoo.errors import UserError, suggest
 TABLES: dict[str, dict[str, str]] = {
     "family": {
         "unet": "zoo.families.unet:UNet",
+    },
+    "converter": {
+        "plain": "zoo.weights.convert:plain_state_dict",
+        "zoo": "zoo.weights.convert:zoo_file",
     },
     "decoder": {
         "deeplabv3plus": "zoo.families.unet.decoders:deeplabv3plus",
@@ -114,7 +119,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
 }
 
-_GROUPS = {"family": "zoo.families", "cases": "zoo.cases"}
+_GROUPS = {"family": "zoo.families", "cases": "zoo.cases", "converter": "zoo.converters"}
 """Kinds to which other packages may add, and their entry-point groups."""
 
 _SEE = {
