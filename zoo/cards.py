@@ -88,6 +88,8 @@ class TruthCard(Schema):
     """Attributes of a box and the names of their values."""
     channels: tuple[str, ...] = ()
     """Channel names of a picture."""
+    values: tuple[str, ...] = ()
+    """Names of what is measured of each object, or of the numbers of a vector."""
     ignore: int | None = None
     """Index that means "not annotated here" in a semantic map."""
     colours: dict[str, str] = Field(default_factory=dict)

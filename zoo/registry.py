@@ -100,6 +100,10 @@ TABLES: dict[str, dict[str, str]] = {
         "glas": "zoo.data.readers.glas:GlasReader",
         "package": "zoo.data.readers.package:PackageReader",
         "phantom": "zoo.data.phantom.reader:PhantomReader",
+        "phantom-mif": "zoo.data.phantom.reader:MifReader",
+        "phantom-smear": "zoo.data.phantom.reader_smear:SmearReader",
+        "phantom-stains": "zoo.data.phantom.reader:StainsReader",
+        "phantom-volume": "zoo.data.phantom.reader_volume:VolumeReader",
         "wbc": "zoo.data.readers.wbc:WbcReader",
     },
     "writer": {

@@ -46,12 +46,14 @@ class Instances:
 
     `map`: (H, W) or (D, H, W) int32, 0 background, ids from 1 (gaps allowed). `classes`: class index of each id (from 1
     in the order of the card's classes; a missing id is not annotated), or None where objects have one class.
-    `ignore`: (H, W) bool, True where nothing is annotated, or None.
+    `ignore`: (H, W) bool, True where nothing is annotated, or None. `values`: (K,) float32 measurements of an id in the
+    order of the card's `values` (expression of K markers); ids that the map does not hold are ignored.
     """
 
     map: NDArray[Any]
     classes: Mapping[int, int] | None = None
     ignore: NDArray[np.bool_] | None = None
+    values: Mapping[int, NDArray[np.float32]] | None = None
     kind: Kind = field(default="instances", init=False)
 
 

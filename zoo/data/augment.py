@@ -13,6 +13,7 @@ import inspect
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -276,7 +277,7 @@ class _Stack:
             elif isinstance(old, Instances):
                 labels = plane(0)
                 ignore = None if old.ignore is None else plane(True)
-                truths[key] = Instances(labels, kept(old, labels), ignore)
+                truths[key] = replace(old, map=labels, classes=kept(old, labels), ignore=ignore)
             elif isinstance(old, Picture):
                 valid = plane(False)
                 truths[key] = Picture(old.data, old.channels, None if valid.all() else valid, old.encoding)

@@ -7,6 +7,7 @@ Padding is never a mirror (a mirrored object is not one): the image is filled wi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def _truth(truth: Truth, start: Sequence[int], size: Sequence[int]) -> Truth:
     if isinstance(truth, Instances):
         labels = _labels(truth.map, start, size, 0)
         ignore = None if truth.ignore is None else _labels(truth.ignore, start, size, True)
-        return Instances(labels, kept(truth, labels), ignore)
+        return replace(truth, map=labels, classes=kept(truth, labels), ignore=ignore)
     if isinstance(truth, Boxes):
         (y, x), (h, w) = start[-2:], size[-2:]
         return crop_boxes(truth, (x, y, x + w, y + h))

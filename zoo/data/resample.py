@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -72,7 +73,7 @@ def _truth(truth: Truth, old: Sequence[int], shape: Sequence[int]) -> Truth:
     if isinstance(truth, Instances):
         labels = nearest(truth.map, shape)
         ignore = None if truth.ignore is None else nearest(truth.ignore, shape)
-        return Instances(labels, kept(truth, labels), ignore)
+        return replace(truth, map=labels, classes=kept(truth, labels), ignore=ignore)
     if isinstance(truth, Boxes):
         y, x = (new / was for new, was in zip(shape[-2:], old[-2:], strict=True))
         return Boxes((truth.xyxy * [x, y, x, y]).astype(np.float32), truth.classes, truth.attributes, truth.crowd)

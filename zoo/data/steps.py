@@ -6,6 +6,7 @@ Each is registered under `augmentation`; `zoo.data.augment` chains them and adds
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import cv2
@@ -52,7 +53,7 @@ def _arrays(truth: Truth, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Tru
     if isinstance(truth, Semantic):
         return Semantic(change(truth.map), truth.ignore, truth.multilabel)
     if isinstance(truth, Instances):
-        return Instances(change(truth.map), truth.classes, None if truth.ignore is None else change(truth.ignore))
+        return replace(truth, map=change(truth.map), ignore=None if truth.ignore is None else change(truth.ignore))
     if isinstance(truth, Picture):
         valid = None if truth.valid is None else change(truth.valid)
         return Picture(change(truth.data), truth.channels, valid, truth.encoding)

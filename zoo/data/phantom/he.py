@@ -38,6 +38,13 @@ class Optics:
     uneven: float
 
 
+OPTICS: dict[str, Optics] = {
+    "easy": Optics((1.4, 1.9), (0.05, 0.15), (0.4, 0.75), (0.1, 0.3), (1.0, 2.0), 0.03),
+    "medium": Optics((1.0, 1.7), (0.12, 0.4), (0.5, 1.0), (0.2, 0.5), (1.5, 4.0), 0.08),
+    "hard": Optics((0.65, 1.25), (0.25, 0.75), (0.55, 1.2), (0.3, 0.8), (2.5, 6.0), 0.16),
+}
+
+
 @dataclass(frozen=True)
 class Stain:
     """How a slide was stained and scanned: (2, 3) `matrix`, (3,) `white`, strengths of the two stains."""

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.data.phantom.noise import Field, fractal, smooth
+from zoo.data.phantom.noise import Field, Noise, fractal, smooth
 from zoo.data.phantom.shapes import Blobs, draw, outline
 
 BACKGROUND, STROMA, EPITHELIUM, LUMEN = range(4)
@@ -42,6 +42,14 @@ class Anatomy:
     fibroblasts: float
 
 
+ANATOMY: dict[str, Anatomy] = {
+    "easy": Anatomy(overlap=0.0, gap=1.25, rough=0.05, rows=0.0, lymphocytes=0.7, fibroblasts=1.6),
+    "medium": Anatomy(overlap=0.04, gap=1.0, rough=0.09, rows=0.4, lymphocytes=1.4, fibroblasts=2.4),
+    "hard": Anatomy(overlap=0.22, gap=1.0, rough=0.14, rows=0.7, lymphocytes=2.4, fibroblasts=3.2),
+}
+PATCH = ("background", "stroma", "glands", "tumour", "inflammation")
+
+
 @dataclass
 class Layout:
     """A field on its canvas, (H, W) arrays of one shape; `margin` pixels on each side are not in the picture.
@@ -62,11 +70,35 @@ class Layout:
     outside: Field
     angle: Field
     chromatin: Field
+    noise: Noise
+    solid: bool
 
     def cut(self, field: NDArray[Any]) -> NDArray[Any]:
         """Return the part of a canvas that the picture shows."""
         m = self.margin
         return np.ascontiguousarray(field[..., m : field.shape[-2] - m, m : field.shape[-1] - m])
+
+
+def patch_class(layout: Layout) -> int:
+    """Return what a field shows, an index into `PATCH`.
+
+    background: less than half of it is tissue; inflammation: lymphocytes at 1.5 or more per 1000 um2 of tissue and more
+    of them than of other nuclei; tumour: solid nests on a tenth of the tissue; glands: epithelium and lumina on a
+    tenth; stroma: what is left.
+    """
+    tissue = layout.cut(layout.tissue)
+    counts = np.bincount(tissue.ravel(), minlength=len(TISSUE))
+    area = int(counts[1:].sum())
+    if area < tissue.size / 2:
+        return PATCH.index("background")
+    shown = np.bincount(layout.cut(layout.nuclei).ravel(), minlength=len(layout.classes) + 1)[1:] > 0
+    kinds = np.bincount(layout.classes[shown], minlength=len(NUCLEI) + 1)
+    lymphocytes = kinds[LYMPHOCYTE]
+    if lymphocytes >= 1.5 * area * layout.um**2 / 1000 and 2 * lymphocytes >= kinds.sum():
+        return PATCH.index("inflammation")
+    if counts[EPITHELIUM] + counts[LUMEN] >= 0.1 * area:
+        return PATCH.index("tumour" if layout.solid else "glands")
+    return PATCH.index("stroma")
 
 
 def lay_out(rng: np.random.Generator, shape: tuple[int, int], um: float, anatomy: Anatomy) -> Layout:
@@ -99,6 +131,8 @@ def lay_out(rng: np.random.Generator, shape: tuple[int, int], um: float, anatomy
         outside=outside,
         angle=_fibres(rng, outside, um),
         chromatin=np.zeros(canvas, np.float32),
+        noise=Noise(int(rng.spawn(1)[0].integers(2**31)), canvas, um),
+        solid=solid,
     )
     _place_nuclei(rng, layout, anatomy, solid)
     return layout

@@ -1,87 +1,53 @@
-"""The phantom as a dataset: its splits are ranges of seeds, its slides are groups, its truths are exact."""
+"""Readers "phantom" (H&E), "phantom-stains" and "phantom-mif": tissue, its stains, and what is where."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field as Argument
-from pydantic import NonNegativeInt, PositiveFloat
+from pydantic import PositiveFloat, field_validator
 
-from zoo.cards import DatasetCard
-from zoo.data.phantom.he import Optics, draw_stain, render
-from zoo.data.phantom.layout import Anatomy, Layout, lay_out
+from zoo.data.phantom import immuno, markers
+from zoo.data.phantom.generated import SLIDE, SPLITS, Generated, PhantomArguments, Side, pair
+from zoo.data.phantom.he import OPTICS, draw_stain, render
+from zoo.data.phantom.layout import ANATOMY, Layout, lay_out, patch_class
+from zoo.data.phantom.optics import RANGES
 from zoo.data.readers.base import Entry
 from zoo.data.resample import present_ids
-from zoo.errors import UserError
 from zoo.schema import Schema
-from zoo.types import Instances, Sample, Semantic, Truth
+from zoo.types import Instances, Label, Picture, Sample, Semantic, Truth, Vector
 
-Difficulty = Literal["easy", "medium", "hard"]
-SLIDE = 8
-"""Fields that come from one slide, and share its stain."""
-_SPLITS = {"train": 0, "val": 1, "test": 2}
-
-ANATOMY: dict[str, Anatomy] = {
-    "easy": Anatomy(overlap=0.0, gap=1.25, rough=0.05, rows=0.0, lymphocytes=0.7, fibroblasts=1.6),
-    "medium": Anatomy(overlap=0.04, gap=1.0, rough=0.09, rows=0.4, lymphocytes=1.4, fibroblasts=2.4),
-    "hard": Anatomy(overlap=0.22, gap=1.0, rough=0.14, rows=0.7, lymphocytes=2.4, fibroblasts=3.2),
-}
-OPTICS: dict[str, Optics] = {
-    "easy": Optics((1.4, 1.9), (0.05, 0.15), (0.4, 0.75), (0.1, 0.3), (1.0, 2.0), 0.03),
-    "medium": Optics((1.0, 1.7), (0.12, 0.4), (0.5, 1.0), (0.2, 0.5), (1.5, 4.0), 0.08),
-    "hard": Optics((0.65, 1.25), (0.25, 0.75), (0.55, 1.2), (0.3, 0.8), (2.5, 6.0), 0.16),
-}
+RGB = ("red", "green", "blue")
 
 
-class PhantomArguments(Schema):
-    """What a phantom may be told."""
+class TissueArguments(PhantomArguments):
+    """What a phantom of tissue may be told."""
 
-    difficulty: Difficulty = "medium"
-    """Crowding, contrast, blur and noise: easy | medium | hard."""
-    size: int = Argument(default=256, ge=32, le=8192)
-    """Height and width of a field in pixels."""
+    size: Side | tuple[Side, Side] = 256
+    """Height and width of a field in pixels: one number, or two."""
     um: PositiveFloat = Argument(default=0.5, ge=0.1, le=4)
     """um per pixel."""
-    train: NonNegativeInt = 400
-    """Fields of split train."""
-    val: NonNegativeInt = 48
-    """Fields of split val."""
-    test: NonNegativeInt = 96
-    """Fields of split test."""
-    seed: NonNegativeInt = 0
-    """Another seed gives other tissue in every split."""
 
 
-class PhantomReader:
-    """Reader "phantom": computes a field from (seed, split, number) when it is read; nothing is stored."""
+class PhantomReader(Generated):
+    """Reader "phantom": H&E with nuclei, glands, lumina, tissue classes and a label for the field."""
 
-    Arguments: ClassVar[type[Schema]] = PhantomArguments
-    needs_folder: ClassVar[bool] = False
-
-    def __init__(self, card: DatasetCard, folder: Path | None, arguments: Any) -> None:
-        unknown = sorted(set(card.truths) - {"nuclei", "glands", "lumina", "tissue"})
-        if unknown:
-            raise UserError(
-                f"{card.name}: truths.{unknown[0]}: no phantom knows it. Expected nuclei, glands, lumina, tissue."
-            )
-        self.card, self.arguments = card, arguments
-
-    def index(self) -> Sequence[Entry]:
-        """Return the fields of every split: ids `train-0000`, ..., groups `train-slide-000`, ..."""
-        return [
-            Entry(f"{split}-{n:04d}", group=f"{split}-slide-{n // SLIDE:03d}", split=split, extra={"number": n})
-            for split in _SPLITS
-            for n in range(getattr(self.arguments, split))
-        ]
+    Arguments: ClassVar[type[Schema]] = TissueArguments
+    KNOWN: ClassVar[tuple[str, ...]] = ("nuclei", "glands", "lumina", "tissue", "patch")
 
     def read(self, entry: Entry) -> Sample:
-        """Return one field: (3, size, size) uint8, with the truths that the card names."""
-        assert entry.split is not None
+        """Return one field: (3, H, W) uint8, with the truths that the card names."""
+        image, layout = self.field(entry)
+        um = self.arguments.um
+        return self.sample(entry, image, (um, um), truths(layout))
+
+    def field(self, entry: Entry) -> tuple[NDArray[np.uint8], Layout]:
+        """Return the picture and the layout of one field."""
         arguments = self.arguments
-        image, layout = field(
+        assert entry.split is not None
+        return field(
             arguments.seed,
             entry.split,
             int(entry.extra["number"]),
@@ -89,35 +55,150 @@ class PhantomReader:
             um=arguments.um,
             difficulty=arguments.difficulty,
         )
-        known = truths(layout)
-        return Sample(
-            entry.id,
-            self.card.name,
-            image,
-            group=entry.group,
-            spacing=(arguments.um, arguments.um),
-            truth={key: known[key] for key in self.card.truths},
-        )
 
 
 def field(
-    seed: int, split: str, number: int, *, size: int = 256, um: float = 0.5, difficulty: str = "medium"
-) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], Layout]:
-    """Return the picture (3, size, size) and the layout of one field: a function of the arguments alone."""
-    key = (seed, _SPLITS[split])
+    seed: int,
+    split: str,
+    number: int,
+    *,
+    size: int | tuple[int, int] = 256,
+    um: float = 0.5,
+    difficulty: str = "medium",
+) -> tuple[NDArray[np.uint8], Layout]:
+    """Return the picture (3, H, W) and the layout of one field: a function of the arguments alone."""
+    key = (seed, SPLITS[split])
     stain = draw_stain(np.random.default_rng([*key, 0, number // SLIDE]), OPTICS[difficulty])
     rng = np.random.default_rng([*key, 1, number])
-    layout = lay_out(rng, (size, size), um, ANATOMY[difficulty])
+    layout = lay_out(rng, pair(size), um, ANATOMY[difficulty])
     return render(rng, layout, stain, OPTICS[difficulty]), layout
 
 
-def truths(layout: Layout) -> dict[str, Truth]:
-    """Return the truths of a layout, cut to the picture: nuclei with classes, glands, lumina, tissue."""
+def nuclei_of(layout: Layout) -> Instances:
+    """Return the nuclei that the picture shows, with their classes."""
     nuclei = layout.cut(layout.nuclei)
-    classes = {int(i): int(layout.classes[i - 1]) for i in present_ids(nuclei)}
+    return Instances(nuclei, {int(i): int(layout.classes[i - 1]) for i in present_ids(nuclei)})
+
+
+def truths(layout: Layout) -> dict[str, Truth]:
+    """Return the truths of a layout, cut to the picture."""
     return {
-        "nuclei": Instances(nuclei, classes),
+        "nuclei": nuclei_of(layout),
         "glands": Instances(layout.cut(layout.glands)),
         "lumina": Instances(layout.cut(layout.lumina)),
         "tissue": Semantic(layout.cut(layout.tissue)),
+        "patch": Label(patch_class(layout)),
     }
+
+
+# --- immunostains -----------------------------------------------------------------------------------------------------
+
+
+class StainsArguments(TissueArguments):
+    """What the phantom of paired stains may be told."""
+
+    marker: str = "HER2"
+    """Marker of the immunostain: HER2, E-cadherin, CD8a, ... (membrane), Ki67, ER, ... (nucleus), Pan-CK, CD68, ...
+    (cytoplasm)."""
+    positive: float | None = Argument(default=None, ge=0, le=1)
+    """Share of the cells that can carry the marker which do; none = each slide has its own."""
+    offset: float = Argument(default=0, ge=0, le=64)
+    """How far the immunostain lies off the H&E, in pixels (shift: everywhere; elastic: root mean square)."""
+    kind: Literal["shift", "elastic"] = "shift"
+    """How it lies off: shift | elastic."""
+
+    @field_validator("marker")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in markers.MARKERS:
+            raise ValueError(f'no marker "{value}". Expected one of {", ".join(markers.MARKERS)}')
+        return value
+
+
+class StainsReader(PhantomReader):
+    """Reader "phantom-stains": H&E, and the same field stained brown for one marker.
+
+    Truths: `ihc` the immunostain, `cells` its nuclei as negative or positive (both where the immunostain shows them),
+    `nuclei` those of the H&E with their classes, `misalignment` the mean shift in x and y and its root mean square, in
+    pixels.
+    """
+
+    Arguments: ClassVar[type[Schema]] = StainsArguments
+    KNOWN: ClassVar[tuple[str, ...]] = (*PhantomReader.KNOWN, "ihc", "cells", "misalignment")
+
+    def read(self, entry: Entry) -> Sample:
+        """Return one pair."""
+        arguments, draws = self.arguments, self.draws(entry)
+        image, layout = self.field(entry)
+        cells = markers.cells_of(layout)
+        rate = draws("positive", 0.02, 0.95) if arguments.positive is None else arguments.positive
+        positive, amount = markers.carried(layout, cells.types, arguments.marker, rate)
+        shift = immuno.displacement(layout, arguments.offset, arguments.kind) if arguments.offset else None
+        brown = immuno.draw_brown(draws, RANGES[arguments.difficulty])
+        ihc = immuno.immunohistochemistry(layout, cells, arguments.marker, amount, brown, shift)
+        nuclei = layout.nuclei
+        if shift is not None:
+            nuclei = immuno.moved(nuclei[None].astype(np.float32), shift, nearest=True)[0].astype(np.int32)
+        nuclei = layout.cut(nuclei)
+        known = truths(layout) | {
+            "ihc": Picture(ihc, RGB),
+            "cells": Instances(nuclei, {int(i): 1 + int(positive[i - 1]) for i in present_ids(nuclei)}),
+            "misalignment": Vector(_summary(layout, shift)),
+        }
+        return self.sample(entry, image, (arguments.um, arguments.um), known)
+
+
+def _summary(layout: Layout, shift: NDArray[Any] | None) -> NDArray[np.float32]:
+    if shift is None:
+        return np.zeros(3, np.float32)
+    dy, dx = layout.cut(shift)
+    return np.array([dx.mean(), dy.mean(), np.sqrt((dx**2 + dy**2).mean())], np.float32)
+
+
+class MifArguments(TissueArguments):
+    """What the phantom of multiplex fluorescence may be told."""
+
+    channels: tuple[str, ...] = ()
+    """Channels of the picture; none = those of the card. Hoechst and the names of markers."""
+
+    @field_validator("channels")
+    @classmethod
+    def _known(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            if value not in markers.PANEL:
+                raise ValueError(f'no channel "{value}". Expected some of {", ".join(markers.PANEL)}')
+        return values
+
+
+class MifReader(PhantomReader):
+    """Reader "phantom-mif": H&E, and the same field in multiplex fluorescence.
+
+    Truths: `mif` the fluorescence (uint8, linear), `cells` the nuclei with cell types and, a nucleus, how much of each
+    channel's marker the cell truly carries (0 to 1), `expression` the same objects as boxes with attributes: whether
+    the cell carries each marker.
+    """
+
+    Arguments: ClassVar[type[Schema]] = MifArguments
+    KNOWN: ClassVar[tuple[str, ...]] = (*PhantomReader.KNOWN, "mif", "cells")
+
+    def read(self, entry: Entry) -> Sample:
+        """Return one field with its channels."""
+        arguments, draws = self.arguments, self.draws(entry)
+        image, layout = self.field(entry)
+        cells = markers.cells_of(layout)
+        channels = arguments.channels or self.card.truths["mif"].channels
+        amounts = {c: markers.carried(layout, cells.types, c)[1] for c in channels if c != "Hoechst"}
+        mif = immuno.fluorescence(layout, cells, amounts, channels, draws, RANGES[arguments.difficulty])
+        nuclei = layout.cut(layout.nuclei)
+        dna = markers.seen(layout.chromatin, layout.nuclei, len(cells.types))
+        table = np.stack([amounts.get(c, dna) for c in channels], 1).astype(np.float32)
+        ids = present_ids(nuclei)
+        known = truths(layout) | {
+            "mif": Picture(mif, tuple(channels), encoding="linear"),
+            "cells": Instances(
+                nuclei,
+                {int(i): int(cells.types[i - 1]) for i in ids},
+                values={int(i): table[i - 1] for i in ids},
+            ),
+        }
+        return self.sample(entry, image, (arguments.um, arguments.um), known)
