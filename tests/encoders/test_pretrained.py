@@ -135,11 +135,12 @@ def test_fetching_is_announced_checked_and_done_once(
     assert [f.name for f in (tmp_path / "zoo" / "encoders").iterdir()] == [f"{NAME}.{TAG}.safetensors"]
 
 
-def test_a_wrong_checksum_leaves_nothing(hub: type[_Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_checksum_is_put_aside(hub: type[_Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "sha256", "0" * 64)
     with pytest.raises(UserError, match="SHA-256"):
         build_encoder(NAME, weights=TAG)
-    assert not list((tmp_path / "zoo" / "encoders").iterdir())
+    assert not [f for f in (tmp_path / "zoo" / "encoders").iterdir() if f.suffix != ".lock"]
+    assert len(list((tmp_path / "zoo" / "quarantine").iterdir())) == 1
 
 
 def test_a_gate_is_a_sentence(hub: type[_Hub]) -> None:
@@ -199,7 +200,7 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
             return Path.touch, (Path(tmp_path / "sprung"),)  # type: ignore[return-value]
 
     torch.save({"conv1.weight": Trap()}, tmp_path / "trap.pth")
-    with pytest.raises(UserError, match="nothing in it is executed"):
+    with pytest.raises(UserError, match="nothing in it was executed"):
         build_encoder(NAME, weights=tmp_path / "trap.pth")
     assert not (tmp_path / "sprung").exists()
     (tmp_path / "noise.pth").write_bytes(b"no weights at all")

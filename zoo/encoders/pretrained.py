@@ -1,12 +1,12 @@
 """Pretrained weights of encoders: what is on this machine, what can be fetched, and what to do where neither is.
 
 The cache is looked at first. The network is touched only for weights that were asked for by name and are nowhere on
-this machine: announced on standard error, one try, short time limits, checked against the hub's own SHA-256.
+this machine: announced on standard error, short time limits, checked against the hub's own SHA-256; what came of a
+broken transfer is kept and gone on with.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 import sys
@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from zoo import paths
 from zoo.encoders import listing
 from zoo.encoders.listing import Info, Weights
 from zoo.errors import UserError, suggest
+from zoo.fetch import FetchError, forbidden, http, hub
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from zoo.encoders.base import Encoder
 
 TIMEOUT = 8.0  # seconds for a connection, and for each answer
-WRAPPERS = ("state_dict", "model", "teacher", "model_state", "net")
 
 
 class Build(Protocol):
@@ -61,8 +60,8 @@ def check(name: str, weights: str | Path = "none") -> None:
     """
     info = listing.info(name)
     found = choose(info, weights)
-    if isinstance(found, Weights) and local(info, found) is None and _forbidden():
-        raise absent(info, found, _forbidden())
+    if isinstance(found, Weights) and local(info, found) is None and forbidden():
+        raise absent(info, found, forbidden())
 
 
 def find(info: Info, weights: str | Path) -> File | None:
@@ -109,31 +108,15 @@ def local(info: Info, weights: Weights) -> Path | None:
     """Return the file if it is on this machine: in the zoo's cache, Hugging Face's or torch's; asks no network."""
     candidates = [place(info, weights)]
     if weights.repo:
-        candidates += _hub_files(weights.repo, weights.file, weights.revision)
+        found = hub.cached(weights.repo, weights.file, weights.revision)
+        candidates += [found] if found else []
     elif weights.url:
         home = Path(os.environ.get("TORCH_HOME", Path.home() / ".cache" / "torch"))
         candidates.append(home / "hub" / "checkpoints" / Path(urlsplit(weights.url).path).name)
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _hub_files(repo: str, file: str, revision: str) -> list[Path]:
-    """Return where Hugging Face's cache would hold a file (its documented layout; the client loads slowly)."""
-    root = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")) / "hub"
-    folder = Path(os.environ.get("HF_HUB_CACHE", root)) / f"models--{repo.replace('/', '--')}"
-    reference = folder / "refs" / revision
-    commit = reference.read_text().strip() if reference.is_file() else revision
-    return [folder / "snapshots" / commit / file]
-
-
 # --- the network ------------------------------------------------------------------------------------------------------
-
-
-def _forbidden() -> str:
-    if paths.offline():
-        return "ZOO_OFFLINE=1 forbids fetching them"
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        return "HF_HUB_OFFLINE=1 forbids fetching them"
-    return ""
 
 
 def absent(info: Info, weights: Weights, why: str) -> UserError:
@@ -154,7 +137,7 @@ def _mirrored(address: str | None) -> str:
 def fetch(info: Info, weights: Weights) -> Path:
     """Download a file into the zoo's cache: announced, one try. Raises `UserError` that says what to do by hand."""
     address = _mirrored(weights.download)
-    why = _forbidden()
+    why = forbidden()
     if not why and not weights.download:
         why = "the library names no address"
     if not why and not reachable(address):
@@ -164,11 +147,21 @@ def fetch(info: Info, weights: Weights) -> Path:
     target = place(info, weights)
     licence = f", licence {weights.licence}" if weights.licence else ""
     print(f"fetching {address}{licence} -> {target}", file=sys.stderr)  # noqa: T201
+    headers = {"Authorization": f"Bearer {token}"} if weights.repo and (token := _token()) else {}
+    request = http.Request(address, target, page=weights.page, headers=headers)
     try:
-        download(address, target)
-    except (OSError, ValueError) as error:
-        raise absent(info, weights, f"fetching them failed ({error})") from None
+        http.download(request, http.Settings(connect=TIMEOUT, read=TIMEOUT, attempts=2))
+    except FetchError as error:
+        raise absent(info, weights, f"fetching them failed ({str(error).rstrip('.')})") from None
     return target
+
+
+def _token() -> str | None:
+    """Return the hub's token, from the environment or the store of its client."""
+    from huggingface_hub import get_token
+
+    found = get_token()
+    return str(found) if found else None
 
 
 def reachable(address: str) -> bool:
@@ -192,64 +185,7 @@ def reachable(address: str) -> bool:
     return bool(opened)
 
 
-class _Remember(HTTPRedirectHandler):
-    """Keeps the SHA-256 that the Hugging Face hub states in its redirect to the file."""
-
-    sha256 = ""
-
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        self.sha256 = headers.get("X-Linked-Etag", self.sha256).strip('W/"')
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def download(address: str, target: Path) -> None:
-    """Stream `address` into `target`, atomically. Raises `OSError`, or `ValueError` where the checksum differs."""
-    remember, digest = _Remember(), hashlib.sha256()
-    request = Request(address, headers={"User-Agent": "histozoo"})
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with build_opener(remember).open(request, timeout=TIMEOUT) as answer, partial.open("wb") as file:
-            while block := answer.read(1 << 20):
-                digest.update(block)
-                file.write(block)
-        if len(remember.sha256) == 64 and remember.sha256 != digest.hexdigest():
-            raise ValueError("the file's SHA-256 is not the one that the hub states")
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 # --- from a file into an encoder --------------------------------------------------------------------------------------
-
-
-def read(path: Path) -> dict[str, Tensor]:
-    """Return the state dict of a .safetensors or torch file; nothing in it is executed. Raises `UserError`."""
-    import pickle
-
-    import torch
-
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{path}: the file holds more than tensors, and nothing in it is executed. "
-            "Expected a state dict. Save the tensors alone as .safetensors."
-        ) from None
-    except Exception as error:  # a truncated or foreign file fails in many ways
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: cannot be read as weights ({reason}). Expected .safetensors or a .pth.") from None
-    for key in WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    tensors = {k: v for k, v in found.items() if isinstance(v, torch.Tensor)} if isinstance(found, dict) else {}
-    if not tensors:
-        raise UserError(f"{path}: the file holds no state dict. Expected names and tensors.")
-    return {k.removeprefix("module."): v for k, v in tensors.items()}
 
 
 def filled(build: Build, info: Info, in_channels: int, file: File, arguments: Mapping[str, Any]) -> Encoder:
@@ -261,8 +197,9 @@ def filled(build: Build, info: Info, in_channels: int, file: File, arguments: Ma
     import torch
 
     from zoo.encoders.base import untouched
+    from zoo.weights.readers import state_dict
 
-    tensors = read(file.path)
+    tensors = state_dict(file.path)
     with torch.random.fork_rng(devices=[]):
         try:
             torch.manual_seed(0)

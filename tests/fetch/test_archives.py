@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from zoo.errors import UserError
-from zoo.io.archives import unpack
+from zoo.fetch.archives import unpack
 
 
 def zipped(path: Path, **members: bytes) -> Path:
@@ -84,8 +84,8 @@ def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = zipped(tmp_path / "a.zip", zeros=bytes(3_000_000))
     with pytest.raises(UserError, match="fit"):
         unpack(archive, tmp_path / "out", most_bytes=1000)
-    monkeypatch.setattr("zoo.io.archives._SMALL", 1000)
-    monkeypatch.setattr("zoo.io.archives.RATIO", 100)
+    monkeypatch.setattr("zoo.fetch.archives._SMALL", 1000)
+    monkeypatch.setattr("zoo.fetch.archives.RATIO", 100)
     with pytest.raises(UserError, match="100 times"):
         unpack(archive, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
