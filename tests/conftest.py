@@ -58,7 +58,16 @@ def data_root() -> Path:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user of their own: cache, configuration and hub's cache are empty folders, the network is allowed, no token."""
     folder = tmp_path / "home"
-    for name in ("ZOO_OFFLINE", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "ZOO_MIRROR", "ZOO_DATA"):
+    for name in (
+        "ZOO_OFFLINE",
+        "HF_HUB_OFFLINE",
+        "HF_TOKEN",
+        "HF_ENDPOINT",
+        "HF_HUB_CACHE",
+        "ZOO_MIRROR",
+        "ZOO_DATA",
+        "ZOO_WEIGHTS",
+    ):
         monkeypatch.delenv(name, raising=False)
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)

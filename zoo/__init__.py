@@ -23,8 +23,10 @@ __all__ = ["__version__", "create", "load"]
 def load(name: str | Path, **changes: Any) -> Family:
     """Return a trained model: a torch module with its preprocessing, decoding and specification.
 
-    `name` is a weights name (`zoo list weights`), a run folder or a `.safetensors` file. `changes` are options of the
-    family that may differ from what was trained (the family says which). Raises `zoo.errors.UserError`.
+    `name` is a weights name (`zoo list weights`), a run folder, a folder that `zoo weights push` made, a pulled
+    `hf://OWNER/NAME@COMMIT` or a `.safetensors` file. `changes` are options of the family that differ from what was
+    trained; where they change shapes, `adapt="input"`, `"classes"` or `"both"` makes the entries fit on request.
+    Raises `zoo.errors.UserError`; touches no network.
     """
     from zoo.families.build import load as build_load
 

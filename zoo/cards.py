@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from zoo import paths
 from zoo.errors import UserError, suggest
@@ -17,6 +17,8 @@ from zoo.schema import Component, Schema, read_yaml, validate
 
 Provenance = Literal["published", "assumed", "unknown"]
 Use = Literal["research", "commercial", "redistribution", "derivatives"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""64 hexadecimal digits, small letters."""
 
 
 class Licence(Schema):
@@ -37,8 +39,10 @@ class Download(Schema):
 
     url: str
     """Address."""
-    sha256: str
-    """Checksum of the file as served."""
+    file: str | None = None
+    """Name to keep it under, below the dataset's folder; none = the last part of the address."""
+    sha256: Sha256 | None = None
+    """Checksum of the file as served; none = not published: recorded on the first fetch and compared afterwards."""
     size: int | None = None
     """Bytes."""
     unpack: bool = False
@@ -190,25 +194,88 @@ class WeightsLicence(Schema):
     """Licence of the weights."""
 
 
+class WeightsFile(Schema):
+    """A file of a published model beside the main one: settings, thresholds, a further network."""
+
+    file: str
+    """Its name below the repository or the folder, and the name to keep it under."""
+    url: str | None = None
+    """Its address, where the source is one of HTTP(S)."""
+    sha256: Sha256 | None = None
+    """Checksum as served; none = not published: recorded on the first pull and compared afterwards."""
+    size: int | None = None
+    """Bytes."""
+
+    @field_validator("file")
+    @classmethod
+    def _stays_inside(cls, value: str) -> str:
+        return inside(value)
+
+
 class WeightsSource(Schema):
     """Where the file comes from."""
 
-    kind: Literal["bundled", "folder", "http", "hub", "unavailable"]
-    """bundled with the package | a folder | an HTTP(S) address | a hub repository | cannot be had."""
+    kind: Literal["bundled", "folder", "http", "hub", "manual", "unavailable"]
+    """bundled with the package | a folder beside the card | an HTTP(S) address | a hub repository | a person fetches it
+    from `page` and gives it with `zoo weights pull NAME --from FILE` | cannot be had."""
     file: str | None = None
-    """File name, below the bundle, the folder or the repository."""
+    """File name, below the bundle, the folder or the repository; of an address or a person's file, the name to keep."""
+    folder: str | None = None
+    """Folder, relative to the card's."""
     url: str | None = None
-    """Address of the file, or of the page to visit."""
+    """Address of the file."""
     repository: str | None = None
     """Hub repository, owner/name."""
-    revision: str | None = None
-    """Immutable revision (a commit)."""
-    sha256: str | None = None
-    """Checksum of the file as served."""
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+    """Commit, which cannot change; none = not known: the commit of the first pull is recorded and kept to."""
+    sha256: Sha256 | None = None
+    """Checksum of the file as served; none = not published: recorded on the first pull and compared afterwards."""
     size: int | None = None
     """Bytes."""
+    unpack: bool = False
+    """Whether the file is an archive; what is in it is what gets converted."""
+    more: tuple[WeightsFile, ...] = ()
+    """Files that belong to it."""
+    page: str | None = None
+    """Page to visit: what it is, its terms, where a person gets it."""
     reason: str | None = None
     """Why it cannot be had."""
+
+    @field_validator("file")
+    @classmethod
+    def _stays_inside(cls, value: str | None) -> str | None:
+        return None if value is None else inside(value)
+
+    @model_validator(mode="after")
+    def _complete(self) -> WeightsSource:
+        wanted = {
+            "bundled": ("file", "sha256"),
+            "folder": ("file",),
+            "http": ("url",),
+            "hub": ("repository", "file"),
+            "manual": ("page", "file"),
+            "unavailable": ("reason",),
+        }[self.kind]
+        missing = [key for key in wanted if not getattr(self, key)]
+        if missing:
+            raise ValueError(f"{missing[0]} is missing, which a source of kind {self.kind} needs. Write it down")
+        return self
+
+    @property
+    def files(self) -> tuple[WeightsFile, ...]:
+        """Return the main file, then the others."""
+        if self.kind == "unavailable":
+            return ()
+        main = self.file or str(self.url).partition("?")[0].rstrip("/").rpartition("/")[2]
+        return (WeightsFile(file=main, url=self.url, sha256=self.sha256, size=self.size), *self.more)
+
+
+def inside(name: str) -> str:
+    """Return a relative name that does not lead outside its folder. Raises `ValueError` for another one."""
+    parts = name.replace("\\", "/").split("/")
+    if not name.strip() or name.startswith(("/", "~")) or ".." in parts or ":" in parts[0]:
+        raise ValueError(f'"{name}" leads outside its folder. Expected a relative name')
+    return name
 
 
 class WeightsCard(Schema):
@@ -216,14 +283,16 @@ class WeightsCard(Schema):
 
     zoo: Literal[1]
     """Version of this schema."""
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)+$")
     """Name that users type: recipe-name.tag."""
     summary: str
     """One sentence."""
     default: bool = False
     """Whether the recipe's name alone means these weights."""
-    family: str
-    """Family name."""
+    family: str | None = None
+    """Family name; none = weights of an encoder."""
+    encoder: str | None = None
+    """Encoder name, where the weights are those of an encoder alone."""
     recipe: str | None = None
     """Recipe name."""
     recipe_hash: str | None = None
@@ -234,20 +303,40 @@ class WeightsCard(Schema):
     """Seed."""
     source: WeightsSource
     """Where the file comes from."""
+    convert: Component | None = None
+    """What makes weights of the family out of the published files (a "converter"); none = the zoo wrote the file."""
     licence: WeightsLicence
     """What one may do with it."""
     gate: Literal["none", "consent", "token"] = "none"
-    """What is asked before a download."""
+    """What is asked before a download: consent to the terms; a token of an account that has accepted them."""
+    paper: str | None = None
+    """Citation."""
     input: str = ""
     """What goes in, in words."""
     output: str = ""
     """What comes out, in words."""
     trained_on: tuple[Trained, ...] = ()
-    """What the weights have seen."""
+    """What the weights have seen; empty = not known."""
     numbers: tuple[Number, ...] = ()
     """Measured results."""
     notes: str = ""
     """Anything else."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> WeightsCard:
+        if (self.family is None) == (self.encoder is None):
+            raise ValueError("expected one of family and encoder. Write the one whose weights these are")
+        return self
+
+    @property
+    def binds(self) -> bool:
+        """Return whether a user must agree before a download: a gate, or a licence that forbids commercial use."""
+        return self.gate != "none" or "commercial" not in self.licence.weights.allows
+
+    @property
+    def of(self) -> str:
+        """Return the family, or the encoder."""
+        return self.family or str(self.encoder)
 
 
 CARD_NAME = "zoo-dataset.yaml"

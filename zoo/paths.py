@@ -1,7 +1,7 @@
 """Where things lie: what the package ships, what the user keeps, what the zoo caches.
 
-The environment rules: `ZOO_DATA`, `ZOO_PARITY`, `ZOO_CACHE`, `ZOO_OFFLINE`, `ZOO_CONFIG`; then the user's configuration
-file (`data: DIR`, `cache: DIR`); then the defaults below.
+The environment rules: `ZOO_DATA`, `ZOO_PARITY`, `ZOO_CACHE`, `ZOO_WEIGHTS`, `ZOO_MIRROR`, `ZOO_OFFLINE`, `ZOO_CONFIG`;
+then the user's configuration file (`data: DIR`, `cache: DIR`, `weights: DIR`, `mirror: DIR`); then the defaults below.
 """
 
 from __future__ import annotations
@@ -30,17 +30,25 @@ def config_file() -> Path:
     return Path(user_config_path("histozoo")) / "config.yaml"
 
 
+_KEYS = ("cache", "data", "mirror", "weights")
+
+
 def _configured(key: str) -> Path | None:
+    value = _value(key)
+    return Path(value).expanduser() if value else None
+
+
+def _value(key: str) -> str | None:
     file = config_file()
     if not file.is_file():
         return None
     from zoo.schema import read_yaml
 
     values = read_yaml(file).values
-    unknown = sorted(set(values) - {"data", "cache"})
+    unknown = sorted(set(values) - set(_KEYS))
     if unknown:
-        raise UserError(f'{file}: {unknown[0]}: unknown key "{unknown[0]}". Expected one of data, cache.')
-    return Path(str(values[key])).expanduser() if values.get(key) else None
+        raise UserError(f'{file}: {unknown[0]}: unknown key "{unknown[0]}". Expected one of {", ".join(_KEYS)}.')
+    return str(values[key]) if values.get(key) else None
 
 
 def data_root() -> Path | None:
@@ -60,6 +68,17 @@ def cache_root() -> Path:
     from platformdirs import user_cache_path
 
     return Path(user_cache_path("histozoo"))
+
+
+def weights_folders() -> list[Path]:
+    """Return the user's own folders of weights cards: `ZOO_WEIGHTS` (several, separated as in PATH), or `weights:`."""
+    named = os.environ.get("ZOO_WEIGHTS") or _value("weights") or ""
+    return [Path(part).expanduser() for part in named.split(os.pathsep) if part]
+
+
+def mirror() -> str | None:
+    """Return the folder or address that `zoo weights mirror` filled (`ZOO_MIRROR`, or `mirror:`), where one is set."""
+    return os.environ.get("ZOO_MIRROR") or _value("mirror")
 
 
 def parity_root() -> Path | None:

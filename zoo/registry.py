@@ -119,6 +119,7 @@ TABLES: dict[str, dict[str, str]] = {
     "transform": {},
     "cases": {},
     "engine": {
+        "fits": "zoo.families.build:fits",
         "predict": "zoo.inference.predict:predict_array",
     },
 }

@@ -15,7 +15,7 @@ from safetensors.torch import save as save_bytes
 from torch import nn
 
 from zoo.errors import UserError
-from zoo.weights import store
+from zoo.weights import store, tensors
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -42,13 +42,33 @@ def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-@given(st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=6))
-def test_a_sorted_header_is_still_a_safetensors_file(meta: dict[str, str]) -> None:
-    data = store.sorted_header(save_bytes({"x": torch.arange(4.0)}, meta))
-    assert torch.equal(load_bytes(data)["x"], torch.arange(4.0))
+TYPES = [
+    *(torch.bool, torch.uint8, torch.int8, torch.float8_e5m2, torch.float8_e4m3fn, torch.int16, torch.uint16),
+    *(torch.float16, torch.bfloat16, torch.int32, torch.uint32, torch.float32, torch.complex64, torch.float64),
+    *(torch.int64, torch.uint64),
+]
+
+
+@given(st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=6), st.sets(st.sampled_from(TYPES)))
+def test_the_bytes_are_those_of_the_formats_library(
+    tmp_path_factory: pytest.TempPathFactory, meta: dict[str, str], types: set[torch.dtype]
+) -> None:
+    """With the metadata sorted, which the library writes in the order of a hash map."""
+    content = {f"{i % 3}.{t}": torch.arange(6).view(3, 2).to(t) for i, t in enumerate(sorted(types, key=str))}
+    content |= {"x": torch.arange(4.0), "number": torch.tensor(3), "empty": torch.zeros(0, 4)}
+    path = tmp_path_factory.mktemp("w") / "w.safetensors"
+    store.write_tensors(path, content, meta)
+    data = save_bytes(content, meta)
     length = int.from_bytes(data[:8], "little")
-    assert length % 8 == 0
-    assert json.loads(data[8 : 8 + length]).get("__metadata__", {}) == meta
+    header = json.loads(data[8 : 8 + length])
+    if meta:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    else:
+        header.pop("__metadata__", None)
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    assert path.read_bytes() == len(text).to_bytes(8, "little") + text + data[8 + length :]
+    assert torch.equal(load_bytes(path.read_bytes())["x"], torch.arange(4.0))
 
 
 def test_shared_memory_is_written_once_each(tmp_path: Path) -> None:
@@ -66,7 +86,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def broken(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store.os, "fsync", broken)
+    monkeypatch.setattr(tensors.os, "fsync", broken)
     with pytest.raises(OSError, match="No space"):
         store.write_tensors(path, {"a": torch.zeros(2)}, {})
     assert torch.equal(store.read_tensors(path)[0]["a"], torch.ones(2))

@@ -35,7 +35,7 @@ class Record:
 
 def record_of(found: Found) -> Record:
     """Return the training record of weights: the card's where there is one, else the file's."""
-    if found.card is not None:
+    if found.card is not None and found.card.trained_on:
         return Record(tuple(t.model_dump(mode="json") for t in found.card.trained_on), ())
     metadata = _metadata(found.path)
     trained = json.loads(metadata["trained_on"]) if "trained_on" in metadata else None

@@ -119,8 +119,8 @@ def weights() -> list[Item]:
             continue
         bundled = card.source.kind == "bundled" and (store.BUNDLE / (card.source.file or "")).is_file()
         values = {"summary": card.summary, "recipe": card.recipe, "default": card.default, "file": str(file)}
-        columns = (card.family, card.licence.weights.name, card.summary)
-        found.append(Item(card.name, columns, card.family, card.licence.weights.name, bundled, values))
+        columns = (card.of, card.licence.weights.name, card.summary)
+        found.append(Item(card.name, columns, card.family or "", card.licence.weights.name, bundled, values))
     return found
 
 

@@ -198,6 +198,7 @@ class Family(nn.Module):
         self.options = options
         self.weights_name: str = ""
         self.weights_metadata: dict[str, str] = {}
+        self.weights_notes: tuple[str, ...] = ()
 
     # what it learns from
 

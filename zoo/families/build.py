@@ -20,8 +20,10 @@ from zoo.errors import Problems, UserError
 from zoo.families.base import Family
 from zoo.schema import Document, problems_of
 from zoo.weights import store
-
-FORMAT = 1
+from zoo.weights.adapt import Adapt
+from zoo.weights.adapt import change as adaptation
+from zoo.weights.convert import FORMAT
+from zoo.weights.convert import metadata as metadata_of
 
 
 def checked(family: str, options: Mapping[str, Any], document: Document | None = None) -> tuple[type[Family], Any]:
@@ -50,12 +52,8 @@ def create(family: str, options: Mapping[str, Any], cards: Sequence[DatasetCard]
 
 def metadata(family: Family, **more: Any) -> dict[str, str]:
     """Return the metadata of a file of weights: strings only, as safetensors wants them."""
-    found = {
-        "format": str(FORMAT),
-        "family": family.name,
-        "options": json.dumps(family.options.model_dump(mode="json", by_alias=True), sort_keys=True),
-    }
-    return found | {k: v if isinstance(v, str) else json.dumps(v, sort_keys=True) for k, v in more.items()}
+    options = family.options.model_dump(mode="json", by_alias=True)
+    return metadata_of(family.name, options, more)
 
 
 def save(
@@ -67,30 +65,54 @@ def save(
     """
     tensors = {k: v.detach().cpu().contiguous() for k, v in (state or family.state_dict()).items()}
     if half:
-        tensors = {k: v.half() if v.dtype in (torch.float32, torch.float64) else v for k, v in tensors.items()}
+        tensors = {k: _halved(k, v) if v.dtype in (torch.float32, torch.float64) else v for k, v in tensors.items()}
     store.write_tensors(path, tensors, metadata(family, **more))
 
 
-def load(name: str | Path, *, device: str | torch.device = "cpu", **changes: Any) -> Family:
-    """Return a trained module in evaluation mode, float32, from a weights name, a run folder or a file."""
+def _halved(name: str, value: torch.Tensor) -> torch.Tensor:
+    small = value.half()
+    if bool((small.isinf() & ~value.isinf()).any()):
+        raise UserError(f"{name}: it holds numbers above 65504, which half precision cannot. Store it in full.")
+    return small
+
+
+def load(name: str | Path, *, device: str | torch.device = "cpu", adapt: Adapt = "none", **changes: Any) -> Family:
+    """Return a trained module in evaluation mode, float32, from a weights name, a run folder or a file.
+
+    `changes` are options that differ from the file's. Where they change the shape of entries, nothing is loaded unless
+    `adapt` says "input" (other channels), "classes" or "both"; `family.weights_notes` then says what was done.
+    """
     found = store.find(name)
-    tensors, meta = store.read_tensors(found.path)
-    if "family" not in meta or "options" not in meta:
-        raise UserError(
-            f"{found.path}: the file says no family. Expected weights that the zoo wrote, as in a run folder."
-        )
-    try:
-        version, options = int(meta.get("format", FORMAT)), dict(json.loads(meta["options"])) | changes
-    except (ValueError, TypeError):
-        raise UserError(f"{found.path}: its metadata (format, options) are damaged. Copy the file again.") from None
-    if version > FORMAT:
-        raise UserError(f"{found.path}: written by a newer histozoo (format {version}). Upgrade histozoo.")
-    cls, values = checked(meta["family"], without_downloads(options))
+    _, meta = store.read_shapes(found.path)
+    store.check_card(found, meta)
+    family_name, options = _options(found.path, meta)
+    cls, values = checked(family_name, without_downloads(options | changes))
     family = cls(values)
-    store.load_strictly(family, tensors, str(found.path))
+    notes: list[str] = []
+    plan = None if adapt == "none" else adaptation(adapt, options, values.model_dump(mode="json"), notes)
+    store.load_file(family, found.path, plan)
     family.weights_name = found.name
     family.weights_metadata = meta
+    family.weights_notes = tuple(notes)
     return family.eval().to(device)
+
+
+def fits(path: Path) -> str:
+    """Return the family of a file of weights that builds its module and fills all of it. Raises `UserError`."""
+    return load(path).name
+
+
+def _options(path: Path, meta: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+    """Return family and options that a file says. Raises `UserError`."""
+    if "family" not in meta or "options" not in meta:
+        raise UserError(f"{path}: the file says no family. Expected weights that the zoo wrote, as in a run folder.")
+    try:
+        version, options = int(meta.get("format", FORMAT)), dict(json.loads(meta["options"]))
+    except (ValueError, TypeError):
+        raise UserError(f"{path}: its metadata (format, options) are damaged. Copy the file again.") from None
+    if version > FORMAT:
+        raise UserError(f"{path}: written by a newer histozoo (format {version}). Upgrade histozoo.")
+    return meta["family"], options
 
 
 def without_downloads(options: Any) -> Any:
