@@ -125,3 +125,12 @@ def test_what_cannot_be_moved_is_said() -> None:
         one("hue")
     with pytest.raises(UserError, match="works on 3 channels"):
         one("stain-jitter")(batch(1), 0)
+
+
+def test_a_range_stays_in_the_numbers_of_the_picture() -> None:
+    before = batch()
+    before.inputs["range"] = torch.tensor([16.0, 224.0]).expand(5, 3, 2)
+    after = one("flips")(before, 0)
+    assert after.inputs["image"].max() <= 1
+    assert torch.allclose(after.inputs["range"], before.inputs["range"] / 255)
+    assert float(before.inputs["range"].max()) == 224

@@ -71,7 +71,12 @@ class DeviceAugment:
                 chosen = torch.rand(len(picture)) < step.p
                 if bool(chosen.any()):
                     picture, labels.stack = _STEPS[step.name](step, picture, labels.stack, chosen.to(image.device))
-        return labels.unpacked(batch, picture.clamp(0, 1) if image.dtype == torch.uint8 else picture)
+        if image.dtype != torch.uint8:
+            return labels.unpacked(batch, picture)
+        found = labels.unpacked(batch, picture.clamp(0, 1))
+        if "range" in found.inputs:  # it is in the numbers of the picture
+            found.inputs["range"] = found.inputs["range"] / 255
+        return found
 
 
 def _movable(name: str, target: Tensor | list[Tensor], image: Tensor) -> None:

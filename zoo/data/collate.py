@@ -35,13 +35,15 @@ class NoTargets:
 
 @dataclass(frozen=True)
 class Item:
-    """One item of a step: `image` (C, H, W) or (C, D, H, W); `valid` its spatial shape, bool; `targets` by name."""
+    """One item of a step: `image` (C, H, W) or (C, D, H, W); `valid` its spatial shape, bool; `targets` by name;
+    `range` (C, 2), the values that stand for the percentiles of the image that this is a part of, or None."""
 
     image: NDArray[Any]
     valid: NDArray[np.bool_]
     targets: dict[str, NDArray[Any]]
     maker: Targets
     meta: Meta
+    range: NDArray[np.float32] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -112,12 +114,21 @@ def collate(items: Sequence[Item]) -> Batch:
         valid[place][tuple(map(slice, item.shape))] = item.valid
     targets, has = _targets(items, shape)
     return Batch(
-        inputs={"image": tensor(np.stack(images))},
+        inputs={"image": tensor(np.stack(images)), **_ranges(items, images)},
         targets=targets,
         has=has,
         valid=tensor(valid),
         meta=[item.meta for item in items],
     )
+
+
+def _ranges(items: Sequence[Item], images: Sequence[NDArray[Any]]) -> dict[str, torch.Tensor]:
+    found = []
+    for item, image in zip(items, images, strict=True):
+        if item.range is None:
+            return {}
+        found.append(item.range / np.float32(255) if item.image.dtype != image.dtype else item.range)
+    return {"range": tensor(np.stack(found))}
 
 
 def _targets(

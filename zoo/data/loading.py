@@ -28,6 +28,7 @@ from zoo.data.crop import centre_start, crop, random_start, take_valid, with_val
 from zoo.data.datasets import Dataset, open_dataset
 from zoo.data.resample import resample
 from zoo.data.sampling import Draw, Plan, contents, generator, places
+from zoo.data.stretch import limits, stretch
 from zoo.errors import DataError, UserError
 from zoo.recipe import DataSource, Loading
 from zoo.types import Batch, Geometry, Meta, Sample
@@ -114,6 +115,7 @@ class _Work(torch_data.Dataset[Any]):
         self.size, self.mpp = loading.size, loading.mpp
         self.whole = not training and loading.size is None
         self.channels: tuple[str, ...] | None = None
+        self.stretch: tuple[float, float] | None = None
         self.augment: Callable[[Sample, int], Sample] | None = None
         self.starts = list(itertools.accumulate((len(s) for s in sources), initial=0))
         self.cache = SharedCache(self.starts[-1]) if loading.cache == "memory" else None
@@ -135,7 +137,8 @@ class _Work(torch_data.Dataset[Any]):
         if found is None:
             source = self.sources[dataset][image]
             sample = as_channels(source, self.channels)
-            found = (sample if self.mpp is None else resample(sample, self.mpp), source.shape)
+            sample = sample if self.mpp is None else resample(sample, self.mpp)
+            found = (sample if self.stretch is None else stretch(sample, *self.stretch), source.shape)
             if self.cache:
                 self.cache.put(place, found)
         sample, shape = found
@@ -158,7 +161,8 @@ class _Work(torch_data.Dataset[Any]):
         scale = tuple(new / old for new, old in zip(whole.shape, source_shape, strict=True))
         geometry = Geometry(source_shape, scale, tuple(map(float, start)))
         meta = Meta(sample.id, sample.dataset, geometry, sample.group, sample.center, sample.spacing)
-        return Item(numbers(sample.image), valid, maker(sample), maker, meta)
+        image = numbers(sample.image)
+        return Item(image, valid, maker(sample), maker, meta, None if self.stretch is None else limits(image))
 
     @staticmethod
     def _alike(items: Sequence[Item]) -> list[list[Item]]:
@@ -214,7 +218,9 @@ class Loader:
 
     `make_targets` gives each dataset's target maker. `channels`: the channels that the model looks at (None: as they
     come). `mpp`: um per pixel that the model wants, for images of known spacing (None: `loading.mpp`). `datasets` are
-    opened already where they are given. Raises `UserError` where the recipe's entry cannot be loaded.
+    opened already where they are given. `stretch`: the percentiles that the model scales by; training images are then
+    stretched as a whole (`zoo.data.stretch`), and batches carry `range` beside `image`. Raises `UserError` where the
+    recipe's entry cannot be loaded.
     """
 
     def __init__(
@@ -229,6 +235,7 @@ class Loader:
         channels: tuple[str, ...] | None = None,
         mpp: float | None = None,
         datasets: Sequence[Source] | None = None,
+        stretch: tuple[float, float] | None = None,
         start_method: str | None = None,
     ) -> None:
         if mpp is not None:
@@ -238,6 +245,7 @@ class Loader:
         makers = [make_targets(dataset.card) for dataset in self.datasets]
         self._work = _Work(loading, self.datasets, makers, seed=seed, training=training)
         self._work.channels = channels
+        self._work.stretch = stretch if training else None
         sizes = [len(dataset) for dataset in self.datasets]
         self.samples = loading.samples or sum(sizes)
         if not training:

@@ -28,6 +28,7 @@ def open_loader(
     loading: Loading, family: Family, *, seed: int, training: bool, rank: int = 0, world: int = 1
 ) -> Loader:
     """Return the loader of one stream, with the channels and the resolution that the family wants."""
+    encoding = family.spec.encoding
     return Loader(
         loading,
         make_targets(type(family), family.options),
@@ -37,6 +38,7 @@ def open_loader(
         world=world,
         channels=family.spec.channels,
         mpp=family.spec.mpp if loading.mpp is None else None,
+        stretch=(encoding.low, encoding.high) if encoding.kind == "percentile" else None,
     )
 
 
