@@ -17,6 +17,7 @@ from zoo.errors import UserError, suggest
 
 TABLES: dict[str, dict[str, str]] = {
     "family": {
+        "cerberus": "zoo.families.cerberus:Cerberus",
         "unet": "zoo.families.unet:UNet",
     },
     "converter": {
@@ -114,10 +115,21 @@ TABLES: dict[str, dict[str, str]] = {
         "semantic": "zoo.io.writers:SemanticWriter",
     },
     "procedure": {},
-    "target": {},
-    "postprocess": {},
+    "target": {
+        "cerberus_objects": "zoo.families.cerberus.targets:object_targets",
+        "cerberus_patch_class": "zoo.families.cerberus.targets:patch_class",
+    },
+    "postprocess": {
+        "cerberus_inside": "zoo.families.cerberus.objects:keep_inside",
+        "cerberus_instances": "zoo.families.cerberus.objects:instances",
+        "cerberus_records": "zoo.families.cerberus.objects:records",
+        "cerberus_windows": "zoo.families.cerberus.windows:windows",
+    },
     "transform": {},
-    "cases": {},
+    "cases": {
+        "cerberus": "zoo.families.cerberus.cases:answer",
+        "kimianet": "zoo.families.cerberus.kimianet:answer",
+    },
     "engine": {
         "fits": "zoo.families.build:fits",
         "predict": "zoo.inference.predict:predict_array",

@@ -75,7 +75,9 @@ def truth_of(card: cards.TruthCard, shape: tuple[int, ...], rng: np.random.Gener
 
 def card_for(family: Family, need: Need) -> cards.DatasetCard:
     """Return the card of an imaginary dataset that has what a family needs, with the classes that it predicts."""
-    answers = [o for o in family.spec.outputs.values() if o.kind in need.kinds] or list(family.spec.outputs.values())
+    outputs = list(family.spec.outputs.values())
+    answers = [o for o in outputs if o.kind in need.kinds] or outputs
+    answers = [o for o in answers if need.key is not None and o.truth == need.key] or answers
     kind = need.kinds[0]
     classes = tuple(c for c in answers[0].classes if c != "background") if answers else ()
     if kind == "semantic" and not all("background" not in o.classes for o in answers):

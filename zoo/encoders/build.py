@@ -15,8 +15,9 @@ def build_encoder(name: str, *, in_channels: int = 3, weights: str | Path = "non
 
     `weights`: "none", "imagenet", one of the encoder's tags (`zoo show NAME`), or the path of a .safetensors or .pth
     file. `in_channels`: any number from 1; pretrained first layers are adapted. Further `arguments` go to the library
-    behind it (`output_stride=16`, `drop_path_rate=0.1`; for plain transformers also `levels` and `norm`). Weights that
-    are not on this machine are fetched once, announced on standard error, unless `ZOO_OFFLINE=1` forbids it.
+    behind it (`output_stride=16`, `drop_path_rate=0.1`; for plain transformers also `levels` and `norm`, for pyramids
+    `stem_stride=1`, which makes every level twice as fine). Weights that are not on this machine are fetched once,
+    announced on standard error, unless `ZOO_OFFLINE=1` forbids it.
     Raises `UserError`: unknown name, tag or argument, weights that cannot be had or do not fit.
     """
     info = listing.info(name)

@@ -17,19 +17,30 @@ from zoo.nn.lora import add_low_rank
 
 
 class TimmPyramid(Encoder):
-    """A timm model under `features_only`; maps that come as NHWC (Swin) are turned."""
+    """A timm model under `features_only`; maps that come as NHWC (Swin) are turned.
 
-    def __init__(self, net: nn.Module, info: Info, in_channels: int) -> None:
+    `stem_stride` 1: the first convolution keeps the picture's size, so that every level is twice as fine (and costs
+    four times as much). `final_relu` False: a DenseNet's last map as its last norm leaves it.
+    """
+
+    def __init__(
+        self, net: nn.Module, info: Info, in_channels: int, *, stem_stride: int = 2, final_relu: bool = True
+    ) -> None:
         found: Any = net.feature_info
         mean, std = statistics_of(_config(net, info))
-        strides = found.reduction()
+        strides, divisor = list(found.reduction()), info.divisor
+        if stem_stride != 2:
+            _keep_size(net, info, stem_stride)
+            strides, divisor = [s // 2 for s in strides], max(1, divisor // 2)
+        if not final_relu:
+            _drop_final_relu(net, info)
         super().__init__(
             found.channels(),
             strides,
             in_channels=in_channels,
             mean=mean,
             std=std,
-            divisor=max(info.divisor, *strides),
+            divisor=max(divisor, *strides),
             minimum=info.minimum,
         )
         self.net = net
@@ -43,6 +54,25 @@ class TimmPyramid(Encoder):
 
     def layers(self) -> Iterator[nn.Module]:
         return walk(self.net)
+
+
+def _keep_size(net: nn.Module, info: Info, stem_stride: int) -> None:
+    """Give the first convolution stride 1. Raises `UserError` where it is not one of stride 2 that pads."""
+    first = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
+    if stem_stride != 1 or first is None or first.stride != (2, 2) or first.kernel_size[0] < 3:
+        raise UserError(
+            f"encoder {info.name}: stem_stride is {stem_stride}. Expected 2, or 1 for an encoder that begins with a "
+            "convolution of stride 2, such as a ResNet. Leave it out."
+        )
+    first.stride = (1, 1)
+
+
+def _drop_final_relu(net: nn.Module, info: Info) -> None:
+    """Take the activation of a DenseNet's last norm away. Raises `UserError` for another encoder."""
+    last: Any = getattr(net, "features_norm5", None)
+    if last is None or not hasattr(last, "act"):
+        raise UserError(f"encoder {info.name}: final_relu is for DenseNets. Leave it out.")
+    last.act = nn.Identity()
 
 
 class TimmViT(Encoder):
@@ -120,13 +150,15 @@ def build(
     arguments: Mapping[str, Any],
 ) -> Encoder:
     """Return a timm encoder; `tensors` are pretrained weights, `tag` the timm tag that they belong to."""
-    own = {k: v for k, v in arguments.items() if info.kind == "vit" and k in ("levels", "norm")}
+    names = ("levels", "norm") if info.kind == "vit" else ("stem_stride", "final_relu")
+    own = {k: v for k, v in arguments.items() if k in names}
     given = {k: v for k, v in arguments.items() if k not in own}
     known = {**info.build, "in_chans": in_channels, **given}
     known |= {"features_only": True} if info.kind == "pyramid" else {"num_classes": 0}
     name = f"{info.model}.{tag}" if tag else info.model
     net = _create(name, info, known, tensors)
-    return TimmPyramid(net, info, in_channels) if info.kind == "pyramid" else TimmViT(net, info, in_channels, **own)
+    made = TimmPyramid if info.kind == "pyramid" else TimmViT
+    return made(net, info, in_channels, **own)
 
 
 def _create(name: str, info: Info, known: dict[str, Any], tensors: Mapping[str, Tensor] | None) -> nn.Module:

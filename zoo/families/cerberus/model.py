@@ -1,0 +1,313 @@
+"""The family cerberus: one encoder, a decoder a task, objects with classes and the tissue around a point."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.cards import DatasetCard
+from zoo.encoders import Pyramid, build_encoder
+from zoo.errors import UserError, suggest
+from zoo.families.base import (
+    Context,
+    Encoding,
+    Family,
+    IOSpec,
+    Maps,
+    MapSpec,
+    Need,
+    Output,
+    Player,
+    Procedure,
+    TargetMaker,
+)
+from zoo.families.cerberus import losses, make_targets
+from zoo.families.cerberus.decode import decode
+from zoo.families.cerberus.network import Decoder, DenseHead, PatchHead, initialise, lateral
+from zoo.families.cerberus.options import CerberusOptions, Task
+from zoo.types import Batch, Geometry, Kind, Prediction
+
+MIDDLE = "middle/"
+"""Begins the tap that gives a patch task's logits of the middle window, (B, K, 1, 1)."""
+
+
+class Cerberus(Family):
+    """Several tissue tasks at once (Graham et al. 2022, "One model is all you need").
+
+    Raw maps, one a task: `NAME` (B, 3, H, W) background, inside and contour of objects; (B, 1 + K, H, W) none and the
+    classes of objects; (B, K, H, W) the class of the patch around each point, constant over the cells of the deepest
+    map. While it trains the last is that of the middle patch everywhere. All are read with a softmax.
+    """
+
+    name = "cerberus"
+    summary = "One encoder, many tissue tasks: instances by inside and contour, their classes, classes of patches"
+    Options = CerberusOptions
+    options: CerberusOptions
+
+    def __init__(self, options: CerberusOptions) -> None:
+        super().__init__(options)
+        for name, task in options.tasks.items():
+            if task.kind != "objects" and not task.classes:
+                raise ValueError(f"task {name}: its classes are not known. Write them down: classes: [...]")
+        self.tasks = options.tasks
+        chosen = options.encoder
+        encoder = build_encoder(chosen.name, **{"weights": options.encoder_weights, **chosen.arguments})
+        self.dense = [name for name, task in self.tasks.items() if task.kind != "patch"]
+        self.pyramid = Pyramid(encoder, _strides(encoder.strides, encoder.patch, options.finest, bool(self.dense)))
+        *levels, deepest = self.pyramid.channels
+        widths = _widths(options, levels, self.pyramid.sources)
+        self.stride = self.pyramid.strides[-1]
+        self.divisor = max(self.stride, encoder.divisor)
+        if self.dense:
+            self.laterals = nn.ModuleList(
+                lateral(f, w, source == "identity")
+                for f, w, source in zip(levels, widths, self.pyramid.sources, strict=False)
+            )
+            self.neck = nn.Conv2d(deepest, widths[-1], 1, bias=False)
+        self.decoders = nn.ModuleDict({name: Decoder(widths) for name in self.dense})
+        self.heads = nn.ModuleDict({name: self._head(task, widths, deepest) for name, task in self.tasks.items()})
+        initialise(self.decoders)
+        initialise(self.heads)
+        self.spec = self._spec(encoder.mean, encoder.std)
+
+    def _head(self, task: Task, widths: Sequence[int], deepest: int) -> nn.Module:
+        if task.kind != "patch":
+            return DenseHead(widths[0], task.planes, self.options.head_width)
+        window = None if task.window is None else max(1, round(task.window / self.stride))
+        return PatchHead(deepest, task.planes, window, task.dropout, task.head == "linear")
+
+    def _spec(self, mean: Sequence[float], std: Sequence[float]) -> IOSpec:
+        options = self.options
+        outputs: dict[str, Output] = {}
+        for name, task in self.tasks.items():
+            truth = options.truth_of(name)
+            if task.kind == "objects":
+                named = options.classes_of(name)
+                outputs[name] = Output("instances", named[1].foreground if named else task.foreground or (name,), truth)
+            elif task.kind == "patch":
+                kind: Any = "semantic" if task.output == "map" else "label"
+                outputs[name] = Output(kind, task.classes or (), truth)
+        unit = options.encoding == "unit"
+        return IOSpec(
+            maps={name: MapSpec(task.planes, "softmax") for name, task in self.tasks.items()},
+            outputs=outputs,
+            encoding=Encoding("rgb8", (0.0,) * 3 if unit else tuple(mean), (1.0,) * 3 if unit else tuple(std)),
+            mpp=options.mpp,
+            divisor=self.divisor,
+            margin=options.margin,
+            tile=options.tile,
+        )
+
+    # what it learns from
+
+    @classmethod
+    def needs(cls, options: CerberusOptions) -> tuple[Need, ...]:
+        found: dict[str, tuple[Kind, ...]] = {}
+        for name, task in options.tasks.items():
+            if task.weight > 0:
+                key, kinds = options.truth_of(name), make_targets.KINDS[task.kind]
+                found[key] = tuple(k for k in found.get(key, kinds) if k in kinds) or kinds
+        return tuple(Need(kinds, key) for key, kinds in found.items())
+
+    @classmethod
+    def resolve(cls, options: CerberusOptions, cards: Sequence[DatasetCard]) -> CerberusOptions:
+        return make_targets.resolve(options, cards)
+
+    @classmethod
+    def targets(cls, options: CerberusOptions, card: DatasetCard) -> TargetMaker:
+        return make_targets.make(options, card)
+
+    @classmethod
+    def tiny(cls) -> dict[str, Any]:
+        return {
+            "encoder": {"name": "test_resnet", "arguments": {"stem_stride": 1}},
+            "tasks": {
+                "gland": {"kind": "objects", "truth": "glands", "rule": "gland", "min_size": 30},
+                "lumen": {"kind": "objects", "truth": "lumina", "rule": "lumen", "inside": "gland", "min_size": 10},
+                "nuclei": {"kind": "objects", "rule": "nuclei"},
+                "nuclei_class": {"kind": "classes", "of": "nuclei", "classes": ["epithelial", "lymphocyte"]},
+                "tissue": {"kind": "patch", "classes": ["background", "stroma", "epithelium"], "window": 32},
+            },
+            "widths": [8, 8, 8, 8],
+            "head_width": 8,
+            "tile": 64,
+            "margin": 16,
+        }
+
+    # what it computes
+
+    def forward(self, inputs: Mapping[str, Tensor], taps: Sequence[str] = ()) -> Maps:
+        """Return every task's raw map, each (B, C, H, W), for an encoded `image` (B, 3, H, W) of any size.
+
+        `taps`: "level0", "level1", ... (the encoder's maps, finest first), "neck" (what decoders begin with) and
+        "middle/TASK" (logits of a patch task's middle window), all of the padded image. Raises `UserError` for others.
+        """
+        return self.maps(inputs, self.tasks, taps)
+
+    def maps(self, inputs: Mapping[str, Tensor], tasks: Collection[str], taps: Sequence[str] = ()) -> Maps:
+        """Return the raw maps of some tasks only, and taps: what a step of training asks for."""
+        image = inputs["image"]
+        height, width = image.shape[-2:]
+        down, right = -height % self.divisor, -width % self.divisor
+        if down or right:
+            image = F.pad(image, (0, right, 0, down))
+        *levels, deepest = self.pyramid(image)
+        found: Maps = {}
+        features: Maps = {f"level{i}": level for i, level in enumerate([*levels, deepest])}
+        if self.dense and (taps or any(name in self.decoders for name in tasks)):
+            levels = [change(level) for change, level in zip(self.laterals, levels, strict=True)]
+            features["neck"] = self.neck(deepest)
+        size = int(image.shape[-2]), int(image.shape[-1])
+        for name in [n for n in self.tasks if n in tasks]:
+            logits = self._dense(name, features, levels, size) if name in self.decoders else self._patch(name, deepest)
+            found[name] = logits[..., :height, :width]
+        return found | {tap: self._tap(tap, features, deepest) for tap in taps}
+
+    def _dense(self, name: str, features: Maps, levels: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        logits: Tensor = self.heads[name](self.decoders[name](features["neck"], levels))
+        if tuple(logits.shape[-2:]) != size:
+            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        return logits
+
+    def _patch(self, name: str, deepest: Tensor) -> Tensor:
+        head = self.heads[name]
+        assert isinstance(head, PatchHead)
+        if self.training:
+            height, width = (int(n) * self.stride for n in deepest.shape[-2:])
+            return head.middle(deepest).expand(-1, -1, height, width)
+        cells = head.everywhere(deepest)
+        return cells.repeat_interleave(self.stride, 2).repeat_interleave(self.stride, 3)
+
+    def _tap(self, tap: str, features: Maps, deepest: Tensor) -> Tensor:
+        name = tap.removeprefix(MIDDLE)
+        head = self.heads[name] if tap.startswith(MIDDLE) and name in self.heads else None
+        if isinstance(head, PatchHead):
+            return head.middle(deepest)
+        if tap not in features:
+            known = [*features, *(MIDDLE + n for n, t in self.tasks.items() if t.kind == "patch")]
+            raise UserError(f'cerberus: no feature "{tap}". Expected one of {", ".join(known)}.')
+        return features[tap]
+
+    def middle(self, name: str, logits: Tensor) -> Tensor:
+        """Return (B, K) logits of the middle window from a patch task's map."""
+        head = self.heads[name]
+        assert isinstance(head, PatchHead)
+        at = []
+        for size in logits.shape[-2:]:
+            cells = -(-int(size) // self.stride)
+            window = cells if head.window is None else min(head.window, cells)
+            at.append(min(int(size) - 1, ((cells - window) // 2 + window // 2) * self.stride))
+        return logits[:, :, at[0], at[1]]
+
+    def loss(self, maps: Maps, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Return each task's loss times its weight, of the tasks that the batch annotates and the maps hold."""
+        terms: dict[str, Tensor] = {}
+        for name, task in self.tasks.items():
+            if name not in maps or name not in annotated(batch) or task.weight == 0:
+                continue
+            terms[name] = task.weight * self._loss(name, task, maps[name], batch)
+        if not terms:  # nothing to learn here; validation still wants a number
+            terms["none"] = torch.stack([value.sum() * 0 for value in maps.values()]).sum()
+        return terms
+
+    def _loss(self, name: str, task: Task, logits: Tensor, batch: Batch) -> Tensor:
+        target, has = batch.targets[name], batch.has.get(name)
+        assert isinstance(target, Tensor)
+        if task.kind == "objects":
+            weight = batch.targets[name + make_targets.WEIGHT]
+            assert isinstance(weight, Tensor)
+            return losses.objects_loss(logits, target, weight, has=has, valid=batch.valid)
+        if task.kind == "classes":
+            own = task.class_weights
+            return losses.classes_loss(logits, target, class_weights=own, has=has, valid=batch.valid)
+        return losses.patch_loss(self.middle(name, logits), target, has=has)
+
+    def decode(self, maps: Maps, geometry: Sequence[Geometry]) -> list[dict[str, Prediction]]:
+        """Return each task's prediction for each image: instances (named by their classes task), tissue."""
+        found = {name: maps[name].detach().float().cpu() for name in self.tasks}
+        return [
+            decode({name: value[i] for name, value in found.items()}, where, self.options)
+            for i, where in enumerate(geometry)
+        ]
+
+    def procedure(self) -> Procedure:
+        """Return training that computes of each stream what it annotates."""
+        return MultiTask()
+
+    def with_task(self, name: str, task: Task | Mapping[str, Any]) -> Cerberus:
+        """Return a new network with one more task, which begins untrained; all else is a copy, so that the old outputs
+        stay as they are, bit for bit, as long as nothing old is trained."""
+        if name in self.tasks:
+            raise UserError(f'cerberus: there is a task "{name}" already. Choose another name.')
+        values = self.options.model_dump()
+        values["tasks"] = {**values["tasks"], name: task.model_dump() if isinstance(task, Task) else dict(task)}
+        values["encoder_weights"] = "none"
+        made = Cerberus(CerberusOptions.model_validate(values)).eval()
+        made.load_state_dict(self.state_dict(), strict=False)
+        return made.to(self.device)
+
+    def parts(self, *tasks: str) -> tuple[str, ...]:
+        """Return the prefixes of the parameters that belong to some tasks alone, for a stage's `freeze`."""
+        for name in tasks:
+            if name not in self.tasks:
+                raise UserError(f'cerberus: no task "{name}". {suggest(name, self.tasks)}')
+        return tuple(f"{room}.{name}." for name in tasks for room in ("decoders", "heads"))
+
+
+def annotated(batch: Batch) -> set[str]:
+    """Return the targets of which some sample of a batch carries the truth."""
+    return {name for name in batch.targets if name not in batch.has or bool(batch.has[name].any())}
+
+
+def _strides(own: Sequence[int], patch: int | None, finest: int, dense: bool) -> tuple[int, ...]:
+    """Return the strides of the levels that are used, finest first: from `finest` to the encoder's deepest."""
+    deepest = 16 if patch else max(own)
+    if not dense:
+        return (deepest,)
+    if deepest < 2 * finest:
+        raise ValueError(
+            f"finest is {finest}, but the encoder's deepest level has stride {deepest}. Write a smaller one"
+        )
+    return tuple(2**i for i in range(finest.bit_length() - 1, deepest.bit_length()))
+
+
+def _widths(options: CerberusOptions, levels: Sequence[int], sources: Sequence[str]) -> tuple[int, ...]:
+    """Return the decoders' channels at each level but the deepest. Raises `ValueError`."""
+    if options.widths is not None:
+        if len(options.widths) != len(levels):
+            raise ValueError(
+                f"{len(options.widths)} widths for {len(levels)} levels above the deepest. Write one a level, finest "
+                "first"
+            )
+        return options.widths
+    widths = list(levels)
+    if sources[0] == "identity" and len(widths) > 1:  # the picture itself, which has three channels
+        widths[0] = widths[1]
+    return tuple(widths)
+
+
+class MultiTask(Procedure):
+    """One optimiser; of each stream only the tasks that it annotates are computed, so that decoders neither cost time
+    nor see statistics of images that teach them nothing."""
+
+    def players(self, family: Family) -> dict[str, Player]:
+        trainable = [p for p in family.parameters() if p.requires_grad]
+        return {"model": Player(trainable, groups=family.groups())}
+
+    def step(self, family: Family, batch: Batch, ctx: Context) -> None:
+        assert isinstance(family, Cerberus)
+        terms: dict[str, Tensor] = {}
+        for stream, part in batch.streams():
+            known = annotated(part)
+            wanted = [name for name, task in family.tasks.items() if name in known and task.weight > 0]
+            if not wanted and (stream != "main" or batch.others):
+                continue
+            maps = family.maps(family.prepare(part.inputs), wanted or list(family.tasks)[:1])
+            prefix = "" if stream == "main" else f"{stream}/"
+            terms |= {prefix + name: value for name, value in family.loss(maps, part, ctx.progress).items()}
+        ctx.update("model", torch.stack(list(terms.values())).sum())
+        ctx.log({name: value.detach() for name, value in terms.items()})
