@@ -56,3 +56,31 @@ def test_f1_and_nothing_at_all() -> None:
     assert boxes.box_f1(boxes.Counts(3, 1, 2)) == pytest.approx(6 / 9)
     assert math.isnan(boxes.box_f1(boxes.matching(make(), make())))
     assert boxes.box_f1(boxes.matching(make(), make((0, 0, 1, 1)))) == 0
+
+
+def test_precision_recall_and_thresholds_of_a_pair() -> None:
+    pair = boxes.Pair(make((0, 0, 2, 4), (20, 20, 24, 24)), make((0, 0, 4, 4)))
+    assert boxes.box_precision(pair) == pytest.approx(1 / 2)
+    assert boxes.box_recall(pair) == 1
+    assert boxes.box_f1(pair, 0.6) == 0
+    nothing = boxes.Pair(make(), make())
+    assert math.isnan(boxes.box_precision(nothing))
+    assert boxes.box_precision(boxes.Pair(make(), make((0, 0, 1, 1)))) == 0
+
+
+def test_count_error_is_summed_over_classes() -> None:
+    truth = make((0, 0, 1, 1), (2, 2, 3, 3), (4, 4, 5, 5), classes=(1, 1, 2), crowd=np.array([False, False, True]))
+    prediction = make((0, 0, 1, 1), (9, 9, 10, 10), classes=(1, 3))
+    assert boxes.box_count_error(boxes.Pair(prediction, truth)) == 2
+    assert math.isnan(boxes.box_count_error(boxes.Pair(make(), make())))
+
+
+def test_attribute_f1_by_hand() -> None:
+    rows = tuple((10.0 * k, 0.0, 10.0 * k + 5, 5.0) for k in range(5))
+    truth = make(*rows, attributes=np.array([[1, 0], [1, 2], [0, 2], [1, -1], [0, 1]]))
+    prediction = make(*rows[:4], attributes=np.array([[1, 0], [0, 2], [1, 0], [1, 2]]))
+    # the fifth box is missed. Attribute 0 (binary): TP 2, FP 1, FN 1. Attribute 1, three known pairs: F1 2/3 of 0 and 2
+    assert boxes.attribute_f1(boxes.Pair(prediction, truth)) == pytest.approx(2 / 3)
+    assert math.isnan(boxes.attribute_f1(boxes.Pair(prediction, make(*rows))))
+    missing = make(*rows[:4], attributes=np.full((4, 2), -1))
+    assert boxes.attribute_f1(boxes.Pair(missing, truth)) == 0

@@ -6,6 +6,7 @@ file of weights, an image that cannot be read, a prediction that fails is writte
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -283,9 +284,10 @@ class _Work:
             leaks = len(_leaked(weights, dataset))
             notes += _notes(weights, dataset, leaks)
         groups = [case.group for case in cases]
+        metrics = tuple(name for name in task.metrics if any(name in case.scores for case in cases))
         means = {
-            name: mean_by_group([case.scores[name] for case in cases], groups, seed=self.settings.seed)
-            for name in task.metrics
+            name: mean_by_group([case.scores.get(name, math.nan) for case in cases], groups, seed=self.settings.seed)
+            for name in metrics
         }
         self.rows.append(
             Row(
@@ -295,7 +297,7 @@ class _Work:
                 task.output,
                 task.truth,
                 task.kind,
-                task.metrics,
+                metrics,
                 tuple(cases),
                 means,
                 baseline,

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo import registry
 from zoo.cards import DatasetCard
-from zoo.data.truths import BACKGROUND, as_semantic, foreground
+from zoo.data.truths import BACKGROUND, as_semantic, foreground, match_classes
 from zoo.errors import DataError, UserError, suggest
 from zoo.families.base import Family, Output
-from zoo.metrics import METRICS, boxes, instances, picture, semantic
+from zoo.metrics import METRICS, boxes, calibration, function, instances, picture, semantic, shapes, surface, types
 from zoo.postprocess.labels import components
 from zoo.types import (
     Boxes,
@@ -43,16 +42,19 @@ FITS: Mapping[str, tuple[str, ...]] = {
 """Kind of an output -> kinds of truth that it can be judged against, best first."""
 
 USUAL: Mapping[str, tuple[str, ...]] = {
-    "semantic": ("dice", "iou", "pixel_f1", "object_f1"),
+    "semantic": ("dice", "iou", "pixel_f1", "object_f1", "hd95", "ece"),
     "instances": ("object_f1", "pq", "aji", "dice", "iou", "pixel_f1"),
     "picture": ("psnr", "ssim", "pearson"),
-    "boxes": ("box_f1",),
+    "boxes": ("box_f1", "coco_ap", "coco_ap50", "box_count_error"),
 }
 """Metrics of an output of each kind where the user names none; the first one orders the pictures."""
 
+TYPED = ("mpq", "type_f1")
+"""What is added for objects of several classes."""
+
 EVIDENCE: Mapping[str, tuple[str, ...]] = {
-    "semantic": ("semantic", "instances"),
-    "instances": ("instances", "semantic"),
+    "semantic": ("semantic", "surface", "calibration", "instances", "shapes"),
+    "instances": ("instances", "shapes", "types", "semantic", "surface"),
     "picture": ("picture",),
     "boxes": ("boxes",),
 }
@@ -75,16 +77,21 @@ class Task:
 
 
 def check_metrics(names: Sequence[str]) -> None:
-    """Raise `UserError` for an unknown metric."""
+    """Raise `UserError` for an unknown metric, or an argument of one that cannot be."""
     for name in names:
-        if name not in METRICS:
-            raise UserError(f'bench: metrics: no metric "{name}". {suggest(name, METRICS, "zoo list metrics")}')
+        try:
+            METRICS[name]
+        except KeyError:
+            near = suggest(name, METRICS, "zoo list metrics")
+            raise UserError(f'bench: metrics: no metric "{name}". {near}') from None
+        except ValueError as error:
+            raise UserError(f"bench: {error}.") from None
 
 
-def chosen_metrics(kind: str, wanted: Sequence[str] | None) -> tuple[str, ...]:
+def chosen_metrics(kind: str, wanted: Sequence[str] | None, classes: int = 1) -> tuple[str, ...]:
     """Return the metrics of an output: the wanted ones that fit its kind, or the usual ones."""
     if wanted is None:
-        return USUAL[kind]
+        return USUAL[kind] + (TYPED if kind == "instances" and classes > 1 else ())
     return tuple(name for name in wanted if METRICS[name].kind in EVIDENCE[kind])
 
 
@@ -99,9 +106,15 @@ def tasks(family: Family, card: DatasetCard, wanted: Sequence[str] | None = None
 
 def _task(family: Family, card: DatasetCard, name: str, output: Output, wanted: Sequence[str] | None) -> Task | None:
     key = _truth_key(card, output)
-    if key is None or (metrics := chosen_metrics(output.kind, wanted)) == ():
+    classes = len(foreground(output.classes))
+    if key is None or (metrics := chosen_metrics(output.kind, wanted, classes)) == ():
         return None
-    truth_classes = card.truths[key].classes
+    truth = card.truths[key]
+    if wanted is None and output.kind == "picture" and truth.channels != ("red", "green", "blue"):
+        metrics += tuple(f"pearson@{c}" for c in truth.channels if c in output.channels and len(truth.channels) > 1)
+    if wanted is None and output.kind == "boxes" and truth.attributes:
+        metrics += ("attribute_f1",)
+    truth_classes = truth.classes
     merge = dict(getattr(family.options, "merge", None) or {})
     note = ""
     if output.kind in ("semantic", "instances"):
@@ -147,17 +160,43 @@ def _classes(
 # --- one image --------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What one image says: `scores` metric -> value; `records` pooled metric -> what the image adds to it
+    (`zoo.metrics.pooled`)."""
+
+    scores: dict[str, float]
+    records: dict[str, Any]
+
+
 def score(task: Task, prediction: Prediction, truth: Truth) -> dict[str, float]:
     """Return metric -> value for one image. Raises `DataError` where the two cannot be compared."""
+    return judge(task, prediction, truth).scores
+
+
+def judge(task: Task, prediction: Prediction, truth: Truth) -> Judged:
+    """Return what one image says of each metric of the task; one for which the prediction carries nothing is absent.
+
+    Raises `DataError` where the two cannot be compared.
+    """
     try:
         found = _evidence(task, prediction, truth, {METRICS[name].kind for name in task.metrics})
-        return {name: _value(name, found[METRICS[name].kind]) for name in task.metrics if METRICS[name].kind in found}
+        judged = Judged({}, {})
+        for name in task.metrics:
+            about = METRICS[name]
+            if about.kind not in found:
+                continue
+            if about.pooled:
+                judged.records[name] = function(name).record(found[about.kind])  # type: ignore[attr-defined]
+            else:
+                judged.scores[name] = _value(name, found[about.kind])
+        return judged
     except ValueError as error:
         raise DataError(f"{task.output} against {task.truth}: {error}.") from None
 
 
 def _value(name: str, evidence: Any) -> float:
-    metric = registry.get("metric", name)
+    metric = function(name)
     if isinstance(evidence, tuple):  # a class table and which class is the background
         return float(metric(evidence[0], evidence[1]))
     return float(metric(evidence))
@@ -184,19 +223,64 @@ def _maps(
     if predicted.shape != true.map.shape:
         raise ValueError(f"the prediction has shape {predicted.shape} and the truth {true.map.shape}")
     left_out = None if true.multilabel or true.ignore is None else true.map == true.ignore
+    background = classes.index(BACKGROUND) if BACKGROUND in classes else None
     if "semantic" in wanted:
         if true.multilabel:
             found["semantic"] = (semantic.confusion_multilabel(predicted, true.map), None)
         else:
-            table = semantic.confusion(predicted, true.map, len(classes), true.ignore)
-            found["semantic"] = (table, classes.index(BACKGROUND) if BACKGROUND in classes else None)
-    if "instances" in wanted:
-        ours = objects(prediction, predicted, classes, truth)
-        theirs = truth.map if isinstance(truth, Instances) else _components(true.map, classes, true.multilabel)
-        if left_out is not None and ours.ndim > left_out.ndim:
-            left_out = np.broadcast_to(left_out, ours.shape)
-        found["instances"] = instances.overlap(ours, theirs, left_out)
+            found["semantic"] = (semantic.confusion(predicted, true.map, len(classes), true.ignore), background)
+    if "surface" in wanted:
+        chosen = [k for k in range(len(classes)) if k != background]
+        found["surface"] = surface.surfaces(predicted, true.map, chosen, left_out)
+    probability = getattr(prediction, "probability", None)
+    if "calibration" in wanted and probability is not None:
+        found["calibration"] = calibration.reliability(probability, true.map, left_out)
+    if wanted & {"instances", "shapes", "types"}:
+        found |= _objects(task, prediction, truth, (predicted, true, left_out), wanted)
     return found
+
+
+def _objects(
+    task: Task,
+    prediction: SemanticPrediction | InstancesPrediction,
+    truth: Semantic | Instances,
+    maps: tuple[NDArray[Any], Semantic, NDArray[np.bool_] | None],
+    wanted: set[str],
+) -> dict[str, Any]:
+    """Return the evidence of metrics of objects."""
+    predicted, true, left_out = maps
+    classes = class_names(prediction)
+    ours = objects(prediction, predicted, classes, truth)
+    theirs = truth.map if isinstance(truth, Instances) else _components(true.map, classes, true.multilabel)
+    if left_out is not None and ours.ndim > left_out.ndim:
+        left_out = np.broadcast_to(left_out, ours.shape)
+    table = instances.overlap(ours, theirs, left_out)
+    found: dict[str, Any] = {"instances": table}
+    if "shapes" in wanted:
+        flat = ours.ndim == 3 and isinstance(prediction, SemanticPrediction) and not isinstance(truth, Instances)
+        if flat:  # a plane a class: side by side, so that no distance leads from one class to another unnoticed
+            ours, theirs = np.hstack(list(ours)), np.hstack(list(theirs))
+            left_out = None if left_out is None else np.hstack(list(left_out))
+        found["shapes"] = shapes.shapes(ours, theirs, left_out, table)
+    if "types" in wanted and isinstance(prediction, InstancesPrediction) and isinstance(truth, Instances):
+        found["types"] = _typed(task, prediction, truth, table)
+    return found
+
+
+def _typed(task: Task, prediction: InstancesPrediction, truth: Instances, table: instances.Overlap) -> types.Typed:
+    """Return objects with their classes, over the model's foreground classes; what is not annotated is -1."""
+    names = class_names(prediction)
+    known = match_classes((BACKGROUND, *task.truth_classes), names, task.merge or None)
+
+    def of_truth(label: int) -> int:
+        index = 1 if truth.classes is None else truth.classes.get(label)
+        target = None if index is None else known.get(task.truth_classes[index - 1])
+        return -1 if target is None else target - 1
+
+    true = [of_truth(label) for label in table.truth_ids.tolist()]
+    of = [names.index(prediction.classes[i]) - 1 for i in prediction.class_index]
+    predicted = [of[label - 1] for label in table.prediction_ids.tolist()]
+    return types.typed(table, true, predicted, len(names) - 1)
 
 
 def class_names(prediction: SemanticPrediction | InstancesPrediction) -> tuple[str, ...]:
@@ -259,12 +343,16 @@ def pictures(prediction: PicturePrediction, truth: Picture) -> picture.Pair:
     if not shared:
         raise ValueError(f"the prediction has no channel of {', '.join(truth.channels)}")
     ours = prediction.data[[prediction.channels.index(c) for c in shared]]
-    return picture.pair(ours, truth.data[[truth.channels.index(c) for c in shared]], truth.valid)
+    theirs = truth.data[[truth.channels.index(c) for c in shared]]
+    return picture.pair(ours, theirs, truth.valid, channels=shared)
 
 
-def _boxes(task: Task, prediction: BoxesPrediction, truth: Boxes) -> boxes.Counts:
-    """Match boxes; classes are compared by name, and one that the truth does not know answers to nothing."""
+def _boxes(task: Task, prediction: BoxesPrediction, truth: Boxes) -> boxes.Pair:
+    """Return both sets of boxes; classes are compared by name, and one that the truth does not know answers to
+    nothing."""
     theirs = list(task.truth_classes)
     named = np.array([theirs.index(n) + 1 if n in theirs else -1 for n in prediction.classes], np.int64)
-    ours = boxes.Boxes(prediction.xyxy, named[prediction.class_index], prediction.scores)
-    return boxes.matching(ours, boxes.Boxes(truth.xyxy, truth.classes, None, truth.crowd))
+    ours = boxes.Boxes(
+        prediction.xyxy, named[prediction.class_index], prediction.scores, attributes=prediction.attributes
+    )
+    return boxes.Pair(ours, boxes.Boxes(truth.xyxy, truth.classes, None, truth.crowd, truth.attributes))

@@ -1,4 +1,4 @@
-"""Metrics of boxes at one IoU threshold.
+"""Metrics of boxes at one IoU threshold. (COCO's AP and AR: `zoo.metrics.coco`.)
 
 Conventions: boxes are half-open `x0, y0, x1, y1`; a prediction matches a true box of its own class at IoU >= threshold;
 predictions choose in order of falling score (input order among equals), each the best true box that is still free, as
@@ -7,7 +7,7 @@ COCO's evaluation does; a crowd box is neither hit nor miss and swallows the pre
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,21 +16,33 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes of one image: `xyxy` (N, 4), `classes` (N,); `scores` (N,) of predictions, `crowd` (N,) bool of truths."""
+    """Boxes of one image: `xyxy` (N, 4), `classes` (N,); `scores` (N,) of predictions, `crowd` (N,) bool of truths;
+    `attributes` (N, A) integer, -1 = missing."""
 
     xyxy: NDArray[Any]
     classes: NDArray[Any]
     scores: NDArray[Any] | None = None
     crowd: NDArray[Any] | None = None
+    attributes: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What was predicted for one image and what is there: the evidence of every metric of boxes."""
+
+    prediction: Boxes
+    truth: Boxes
 
 
 @dataclass(frozen=True)
 class Counts:
-    """`hits` matched pairs, `wrong` predictions and `missed` true boxes without a partner."""
+    """`hits` matched pairs, `wrong` predictions and `missed` true boxes without a partner; `pairs` (hits, 2): indices
+    (prediction, truth) of the pairs."""
 
     hits: int
     wrong: int
     missed: int
+    pairs: tuple[tuple[int, int], ...] = field(default=(), compare=False)
 
 
 def pairwise(one: Any, other: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -50,16 +62,17 @@ def matching(prediction: Boxes, truth: Boxes, threshold: float = 0.5) -> Counts:
     crowd = np.zeros(len(truth.xyxy), bool) if truth.crowd is None else np.asarray(truth.crowd, bool)
     scores = np.zeros(len(iou)) if prediction.scores is None else np.asarray(prediction.scores)
     free = ~crowd
-    hits = wrong = 0
+    wrong = 0
+    pairs: list[tuple[int, int]] = []
     for index in np.argsort(-scores, kind="stable"):
         candidates = np.where(free, iou[index], -1)
         best = int(candidates.argmax()) if candidates.size else -1
         if best >= 0 and candidates[best] >= threshold:
             free[best] = False
-            hits += 1
+            pairs.append((int(index), best))
         elif not _in_crowd(prediction.xyxy[index], shared[index], crowd & (iou[index] >= 0), threshold):
             wrong += 1
-    return Counts(hits, wrong, int(free.sum()))
+    return Counts(len(pairs), wrong, int(free.sum()), tuple(pairs))
 
 
 def _in_crowd(box: NDArray[Any], shared: NDArray[np.float64], crowd: NDArray[np.bool_], threshold: float) -> bool:
@@ -67,7 +80,74 @@ def _in_crowd(box: NDArray[Any], shared: NDArray[np.float64], crowd: NDArray[np.
     return bool(crowd.any()) and area > 0 and float(shared[crowd].max()) / area >= threshold
 
 
-def box_f1(counts: Counts) -> float:
+def _counts(evidence: Counts | Pair, threshold: float) -> Counts:
+    return evidence if isinstance(evidence, Counts) else matching(evidence.prediction, evidence.truth, threshold)
+
+
+def _over(top: float, bottom: float) -> float:
+    return top / bottom if bottom else float("nan")
+
+
+def box_f1(evidence: Counts | Pair, threshold: float = 0.5) -> float:
     """Return 2 TP / (2 TP + FP + FN); nan where there is no box in either."""
-    under = 2 * counts.hits + counts.wrong + counts.missed
-    return 2 * counts.hits / under if under else float("nan")
+    counts = _counts(evidence, threshold)
+    return _over(2 * counts.hits, 2 * counts.hits + counts.wrong + counts.missed)
+
+
+def box_precision(evidence: Counts | Pair, threshold: float = 0.5) -> float:
+    """Return TP / (TP + FP); 0 where nothing is predicted and something is there, nan where both are empty."""
+    counts = _counts(evidence, threshold)
+    return _over(counts.hits, counts.hits + counts.wrong) if counts.hits + counts.wrong else box_f1(counts)
+
+
+def box_recall(evidence: Counts | Pair, threshold: float = 0.5) -> float:
+    """Return TP / (TP + FN); 0 where something is predicted and nothing is there, nan where both are empty."""
+    counts = _counts(evidence, threshold)
+    return _over(counts.hits, counts.hits + counts.missed) if counts.hits + counts.missed else box_f1(counts)
+
+
+def box_count_error(evidence: Pair) -> float:
+    """Return the sum over classes of |predicted - true| boxes; crowds are not counted, nan where nothing is in either.
+
+    Every predicted box counts, whatever its score: the family's threshold has chosen them.
+    """
+    crowd = evidence.truth.crowd
+    true = np.asarray(evidence.truth.classes)[slice(None) if crowd is None else ~np.asarray(crowd, bool)]
+    predicted = np.asarray(evidence.prediction.classes)
+    kinds = set(true.tolist()) | set(predicted.tolist())
+    if not kinds:
+        return float("nan")
+    return float(sum(abs(int((predicted == k).sum()) - int((true == k).sum())) for k in kinds))
+
+
+def attribute_f1(evidence: Pair, threshold: float = 0.5) -> float:
+    """Return the macro F1 of each attribute over matched boxes, averaged over attributes; nan where none is known.
+
+    Boxes are matched by class at IoU >= `threshold`; of each attribute the pairs whose true value is known (not -1)
+    count. A binary attribute's F1 is that of its value 1 (present); of an attribute with more values the F1 of each
+    value present is averaged. A missing prediction (-1) is wrong.
+    """
+    ours, theirs = evidence.prediction.attributes, evidence.truth.attributes
+    if ours is None or theirs is None:
+        return float("nan")
+    pairs = np.asarray(_counts(evidence, threshold).pairs, np.int64).reshape(-1, 2)
+    p, t = np.asarray(ours)[pairs[:, 0]], np.asarray(theirs)[pairs[:, 1]]
+    values = [attribute_value(p[:, a], t[:, a]) for a in range(t.shape[1])]
+    told = [v for v in values if not np.isnan(v)]
+    return float(np.mean(told)) if told else float("nan")
+
+
+def attribute_value(prediction: NDArray[Any], truth: NDArray[Any]) -> float:
+    """Return the F1 of one attribute over pairs (see `attribute_f1`)."""
+    known = truth >= 0
+    p, t = prediction[known], truth[known]
+    if not len(t):
+        return float("nan")
+    binary = max(int(t.max()), int(p.max())) <= 1
+    kinds = [1] if binary else sorted({*t.tolist(), *(v for v in p.tolist() if v >= 0)})
+    found = []
+    for k in kinds:
+        under = int((t == k).sum() + (p == k).sum())
+        if under:
+            found.append(2 * int(((t == k) & (p == k)).sum()) / under)
+    return float(np.mean(found)) if found else float("nan")

@@ -14,6 +14,7 @@ Conventions, for every function here:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,6 +24,9 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+THRESHOLDS = tuple(round(0.5 + 0.05 * k, 2) for k in range(10))
+"""IoU thresholds of the Data Science Bowl and of COCO."""
 
 _BAND = 1 << 22  # pixels a pass, so that memory does not grow with the image
 
@@ -53,6 +57,16 @@ class Overlap:
     def iou(self) -> Floats:
         """(E,) float64: intersection over union of each pair."""
         return self.area / self.union
+
+    def score(self, criterion: str = "iou") -> Floats:
+        """Return (E,) float64: the overlap of each pair, over their union ("iou"), over the true object ("iot") or over
+        the predicted one ("iop"). Raises `ValueError` for another criterion."""
+        if criterion == "iou":
+            return self.iou
+        if criterion not in ("iot", "iop"):
+            raise ValueError(f'criterion "{criterion}" is none of iou, iot, iop')
+        sides = (self.truth_area, self.rows) if criterion == "iot" else (self.prediction_area, self.columns)
+        return self.area / sides[0][sides[1]]
 
     @property
     def empty(self) -> bool:
@@ -129,46 +143,82 @@ def _areas(ids: Ints, counts: Ints) -> tuple[Ints, Ints]:
 # --- matching ---------------------------------------------------------------------------------------------------------
 
 
-def match(table: Overlap, threshold: float = 0.5, *, strict: bool = False) -> Ints:
+def match(table: Overlap, threshold: float = 0.5, *, strict: bool = False, criterion: str = "iou") -> Ints:
     """Return the pairs of a one-to-one matching, as indices into the table's pairs, ascending.
 
-    A pair may match at IoU >= `threshold` (> where `strict`). Of all matchings the one with most pairs is taken. Above
-    0.5 there is one; at and below it pairs compete, and of equals the greatest sum of IoU over all partners decides,
-    those below the threshold included, as StarDist has it. `threshold` is in (0, 1]; raises `ValueError` outside.
+    A pair may match at IoU >= `threshold` (> where `strict`; `criterion`: see `Overlap.score`). Of all matchings the
+    one with most pairs is taken. Above an IoU of 0.5 there is one; elsewhere pairs compete, and of equals the greatest
+    sum of IoU over all partners decides, those below the threshold included, as StarDist has it. `threshold` is in
+    (0, 1]; raises `ValueError` outside.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold {threshold} is outside (0, 1]")
-    good = table.iou > threshold if strict else table.iou >= threshold
-    if not _compete(table, np.flatnonzero(good)):
-        return np.flatnonzero(good)
+    score = table.score(criterion)
+    good = score > threshold if strict else score >= threshold
+    chosen = np.flatnonzero(good)
+    if not _compete(table.rows[chosen], table.columns[chosen]):
+        return chosen
     pairs = min(len(table.truth_ids), len(table.prediction_ids))
-    taken = _assign(table, good + table.iou / (2 * pairs))
+    taken = _assign(table, good + score / (2 * pairs))
     return taken[good[taken]]
 
 
-def _compete(table: Overlap, chosen: Ints) -> bool:
+def _compete(rows: Ints, columns: Ints) -> bool:
     """Return whether two of the pairs share an object."""
-    sides = (table.rows[chosen], table.columns[chosen])
-    return any(len(side) and int(np.bincount(side).max()) > 1 for side in sides)
+    return any(len(side) and int(np.bincount(side).max()) > 1 for side in (rows, columns))
 
 
 def _assign(table: Overlap, weight: Floats) -> Ints:
     """Return the one-to-one matching of greatest total weight (a weight > 0 a pair), as indices, ascending."""
-    if not _compete(table, np.arange(len(weight))):
+    return assign_sparse(table.rows, table.columns, weight, (len(table.truth_ids), len(table.prediction_ids)))
+
+
+def assign_sparse(rows: Ints, columns: Ints, weight: Floats, shape: tuple[int, int]) -> Ints:
+    """Return which of the pairs (row, column) make the one-to-one matching of greatest total weight, ascending.
+
+    `weight` (E,) > 0; `shape`: how many rows and columns there are. Memory grows with the pairs.
+    """
+    if not _compete(rows, columns):
         return np.arange(len(weight))
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
-    height, width = len(table.truth_ids), len(table.prediction_ids)
+    height, width = shape
     # Every row also has a column of its own for "not matched", so that a full matching exists; all costs stay above 0,
     # because a sparse 0 would mean "no pair".
     ceiling = float(weight.max()) + 1
     own = np.arange(height)
     cost = np.concatenate([ceiling - weight, np.full(height, ceiling)])
-    where = (np.concatenate([table.rows, own]), np.concatenate([table.columns, width + own]))
+    where = (np.concatenate([rows, own]), np.concatenate([columns, width + own]))
     row, column = min_weight_full_bipartite_matching(csr_array((cost, where), shape=(height, width + height)))
     real = column < width
-    return np.flatnonzero(np.isin(table.rows * width + table.columns, row[real] * width + column[real]))
+    return np.flatnonzero(np.isin(rows * width + columns, row[real] * width + column[real]))
+
+
+@dataclass(frozen=True)
+class Report:
+    """Who was assigned to whom: `pairs` (N, 2) of (true id, predicted id), `scores` (N,), `hits` indices of those that
+    reach the threshold."""
+
+    pairs: Ints
+    scores: Floats
+    hits: Ints
+
+
+def report(table: Overlap, threshold: float = 0.5, *, criterion: str = "iou") -> Report:
+    """Return the assignment of every object that has a partner to be had, those below the threshold included.
+
+    What `stardist.matching(..., report_matches=True)` reports: an optimal assignment of all objects of the smaller
+    side, pairs without any overlap among them. Dense: memory is T x P; for pictures, not for slides.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    score = np.zeros((len(table.truth_ids), len(table.prediction_ids)))
+    score[table.rows, table.columns] = table.score(criterion)
+    cost = -(score >= threshold).astype(float) - score / (2 * max(1, min(score.shape)))
+    rows, columns = linear_sum_assignment(cost)
+    pairs = np.stack([table.truth_ids[rows], table.prediction_ids[columns]], 1)
+    return Report(pairs, score[rows, columns], np.flatnonzero(score[rows, columns] >= threshold))
 
 
 @dataclass(frozen=True)
@@ -220,11 +270,11 @@ def _over(top: float, bottom: float) -> float:
     return top / bottom if bottom else float("nan")
 
 
-def matching(table: Overlap, threshold: float = 0.5, *, strict: bool = False) -> Matching:
+def matching(table: Overlap, threshold: float = 0.5, *, strict: bool = False, criterion: str = "iou") -> Matching:
     """Return the counts of the matching at a threshold (see `match`); agrees with `stardist.matching.matching`."""
-    pairs = match(table, threshold, strict=strict)
+    pairs = match(table, threshold, strict=strict, criterion=criterion)
     wrong, missed = len(table.prediction_ids) - len(pairs), len(table.truth_ids) - len(pairs)
-    return Matching(len(pairs), wrong, missed, float(table.iou[pairs].sum()))
+    return Matching(len(pairs), wrong, missed, float(table.score(criterion)[pairs].sum()))
 
 
 def object_f1(table: Overlap, threshold: float = 0.5) -> float:
@@ -245,6 +295,38 @@ def object_recall(table: Overlap, threshold: float = 0.5) -> float:
 def object_accuracy(table: Overlap, threshold: float = 0.5) -> float:
     """Return TP / (TP + FP + FN), a pair being matched at IoU >= threshold: StarDist's average precision."""
     return matching(table, threshold).accuracy
+
+
+def object_ap(table: Overlap, thresholds: Sequence[float] = THRESHOLDS) -> float:
+    """Return the mean over IoU thresholds of TP / (TP + FP + FN): the score of the Data Science Bowl 2018.
+
+    A pair is matched at IoU >= threshold; the default thresholds are 0.5, 0.55 ... 0.95. One threshold gives what
+    StarDist's papers call AP: `object_accuracy`.
+    """
+    return float(np.mean([matching(table, t).accuracy for t in thresholds]))
+
+
+def count_error(table: Overlap) -> float:
+    """Return |P - T|, the absolute error of the number of objects; nan where there is none in either."""
+    return float("nan") if table.empty else float(abs(len(table.prediction_ids) - len(table.truth_ids)))
+
+
+def glas_matching(table: Overlap) -> Matching:
+    """Return the counts of the GlaS challenge (Sirinukunwattana et al., MedIA 2017, section 4.1).
+
+    A predicted object belongs to the true object that it shares most pixels with (the lowest id of equals); it is a hit
+    where it covers at least half (>=) of that object's area, else it is wrong. A true object that no prediction hits is
+    missed. Where two halves hit the same object, the lower id is the hit, so that hits are pairs. `iou_sum` is 0.
+    """
+    best = best_partner(table.columns, table.area, table.rows)
+    good = best[2 * table.area[best] >= table.truth_area[table.rows[best]]]
+    hits = len(np.unique(table.rows[good]))
+    return Matching(hits, len(table.prediction_ids) - hits, len(table.truth_ids) - hits, 0.0)
+
+
+def glas_f1(table: Overlap) -> float:
+    """Return the object F1 of the GlaS challenge, 2 TP / (2 TP + FP + FN), by its own rule (`glas_matching`)."""
+    return glas_matching(table).f1
 
 
 def dq(table: Overlap) -> float:
@@ -269,7 +351,7 @@ def pq(table: Overlap) -> float:
 # --- metrics over areas -----------------------------------------------------------------------------------------------
 
 
-def _best(groups: Ints, score: NDArray[Any], tie: Ints) -> Ints:
+def best_partner(groups: Ints, score: NDArray[Any], tie: Ints) -> Ints:
     """Return for each group the pair with the highest score (lowest `tie` among equals), as indices into the pairs."""
     order = np.lexsort((tie, -score, groups))
     ordered = groups[order]
@@ -289,7 +371,7 @@ def aji(table: Overlap) -> float:
     Each object of the truth takes the prediction of highest IoU (the lowest id of equals), which several may take; the
     sum of their intersections over the sum of their unions, to which predictions that none took add their area.
     """
-    return _jaccard(table, _best(table.rows, table.iou, table.columns))
+    return _jaccard(table, best_partner(table.rows, table.iou, table.columns))
 
 
 def aji_plus(table: Overlap) -> float:
@@ -312,14 +394,14 @@ def object_dice(table: Overlap) -> float:
         (table.rows, table.columns, table.truth_area),
         (table.columns, table.rows, table.prediction_area),
     ):
-        best = _best(own, table.area, other)
+        best = best_partner(own, table.area, other)
         total += float((area[own[best]] * one[best]).sum()) / max(1, int(area.sum()))
     return total / 2
 
 
 def from_overlap(table: Overlap, threshold: float = 0.5) -> dict[str, float]:
     """Return every number of a table: `object_f1`, `object_precision`, `object_recall`, `object_accuracy` at the
-    threshold, `dq`, `sq`, `pq`, `aji`, `aji_plus`, `object_dice`."""
+    threshold, `dq`, `sq`, `pq`, `aji`, `aji_plus`, `object_dice`, `object_ap`, `glas_f1`."""
     at, strictly = matching(table, threshold), matching(table, strict=True)
     return {
         "object_f1": at.f1,
@@ -332,4 +414,6 @@ def from_overlap(table: Overlap, threshold: float = 0.5) -> dict[str, float]:
         "aji": aji(table),
         "aji_plus": aji_plus(table),
         "object_dice": object_dice(table),
+        "object_ap": object_ap(table),
+        "glas_f1": glas_f1(table),
     }

@@ -6,28 +6,32 @@ valid, or nothing that varies where variation is what is measured, gives nan.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-_WINDOW = 11  # SSIM's Gaussian window: sigma 1.5 cut at 3.5 sigma
 _SIGMA = 1.5
+_SIDES = {"gaussian": 11, "uniform": 7}  # of SSIM's windows; the Gaussian is cut at 3.5 sigma
 
 
 @dataclass(frozen=True)
 class Pair:
     """Two pictures of one field: `prediction`, `truth` (C, H, W) float64; `valid` (H, W) bool; `spread`: the largest
-    difference that two values can have (255 for 8-bit pictures)."""
+    difference that two values can have (255 for 8-bit pictures); `channels`: their names, where they have any."""
 
     prediction: NDArray[np.float64]
     truth: NDArray[np.float64]
     valid: NDArray[np.bool_]
     spread: float
+    channels: tuple[str, ...] = ()
 
 
-def pair(prediction: Any, truth: Any, valid: Any = None, spread: float | None = None) -> Pair:
+def pair(
+    prediction: Any, truth: Any, valid: Any = None, spread: float | None = None, channels: Sequence[str] = ()
+) -> Pair:
     """Return two pictures made ready for the metrics.
 
     `prediction`, `truth`: (C, H, W) of one shape, in the same encoding; `valid`: (H, W) bool, None for everywhere;
@@ -43,7 +47,7 @@ def pair(prediction: Any, truth: Any, valid: Any = None, spread: float | None = 
         else:
             spread = float(np.ptp(true)) if true.size else 0.0
     mask = np.ones(true.shape[1:], bool) if valid is None else np.asarray(valid, bool)
-    return Pair(predicted.astype(np.float64), true.astype(np.float64), mask, spread)
+    return Pair(predicted.astype(np.float64), true.astype(np.float64), mask, spread, tuple(channels))
 
 
 def psnr(both: Pair) -> float:
@@ -58,30 +62,45 @@ def psnr(both: Pair) -> float:
         return float(10 * np.log10(np.float64(both.spread**2) / error)) if error else float("inf")
 
 
-def ssim(both: Pair) -> float:
+def ssim(
+    both: Pair,
+    window: Literal["gaussian", "uniform"] = "gaussian",
+    *,
+    sample_covariance: bool = False,
+    border: Literal["inside", "reflect"] = "inside",
+) -> float:
     """Return the structural similarity, in [-1, 1] (Wang et al., IEEE TIP 2004).
 
     Gaussian window of sigma 1.5 (11 pixels), K1 0.01, K2 0.03, population covariance, a channel at a time, averaged
     over pixels whose window lies inside the picture and whose centre is valid. Pictures under 11 pixels give nan.
+
+    Others count otherwise: scikit-image's default, which image-translation papers report, is `window="uniform"` (7
+    pixels) with `sample_covariance`; `border="reflect"` averages over every pixel of the mirrored picture, as
+    torchmetrics does.
     """
     from skimage.metrics import structural_similarity
 
-    inner = slice(_WINDOW // 2, -(_WINDOW // 2))
+    side = _SIDES[window]
+    cut = 0 if border == "reflect" else side // 2
+    inner = slice(cut, -cut or None)
     counted = both.valid[inner, inner]
-    if min(both.truth.shape[1:]) < _WINDOW or not counted.any() or not both.spread:
+    if min(both.truth.shape[1:]) < side or not counted.any() or not both.spread:
         return float("nan")
     values = []
     for predicted, true in zip(both.prediction, both.truth, strict=True):
+        x, y = (np.pad(p, side // 2, mode="reflect") if border == "reflect" else p for p in (predicted, true))
         _, each = structural_similarity(
-            predicted,
-            true,
+            x,
+            y,
+            win_size=side,
             data_range=both.spread,
-            gaussian_weights=True,
+            gaussian_weights=window == "gaussian",
             sigma=_SIGMA,
-            use_sample_covariance=False,
+            use_sample_covariance=sample_covariance,
             full=True,
         )
-        values.append(float(each[inner, inner][counted].mean()))
+        half = side // 2
+        values.append(float(each[half:-half, half:-half][counted].mean()))
     return float(np.mean(values))
 
 
@@ -98,8 +117,11 @@ def pearson_per_channel(both: Pair) -> NDArray[np.float64]:
     return found
 
 
-def pearson(both: Pair) -> float:
-    """Return Pearson's correlation averaged over the channels that vary; nan where none does."""
+def pearson(both: Pair, channel: str | None = None) -> float:
+    """Return Pearson's correlation averaged over the channels that vary, or that of one channel by its name; nan where
+    none varies or the pair has no such channel."""
     values = pearson_per_channel(both)
+    if channel is not None:
+        return float(values[both.channels.index(channel)]) if channel in both.channels else float("nan")
     kept = values[~np.isnan(values)]
     return float(kept.mean()) if kept.size else float("nan")

@@ -73,7 +73,7 @@ def confusion_multilabel(prediction: Any, truth: Any, ignore: Any = None) -> Cou
     return table
 
 
-def _rates(matrix: Any) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def rates(matrix: Any) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Return true positives, truth pixels and predicted pixels, a class each, of either kind of table."""
     counts = np.asarray(matrix, np.float64)
     if counts.ndim == 3:
@@ -81,7 +81,7 @@ def _rates(matrix: Any) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArr
     return np.diagonal(counts).copy(), counts.sum(1), counts.sum(0)
 
 
-def _foreground(matrix: Any, background: int | None) -> NDArray[np.bool_]:
+def foreground_of(matrix: Any, background: int | None) -> NDArray[np.bool_]:
     counts = np.asarray(matrix)
     chosen = np.ones(len(counts), bool)
     if background is not None and counts.ndim == 2:
@@ -103,13 +103,13 @@ def _mean(values: NDArray[np.float64]) -> float:
 
 def dice_per_class(matrix: Any) -> NDArray[np.float64]:
     """Return Dice, 2 |P n T| / (|P| + |T|), a class: (K,) float64, nan where a class is in neither map."""
-    hits, true, predicted = _rates(matrix)
+    hits, true, predicted = rates(matrix)
     return _divide(2 * hits, true + predicted)
 
 
 def iou_per_class(matrix: Any) -> NDArray[np.float64]:
     """Return IoU (Jaccard), |P n T| / |P u T|, a class: (K,) float64, nan where a class is in neither map."""
-    hits, true, predicted = _rates(matrix)
+    hits, true, predicted = rates(matrix)
     return _divide(hits, true + predicted - hits)
 
 
@@ -118,17 +118,17 @@ def dice(matrix: Any, background: int | None = 0) -> float:
 
     `background`: the class left out of a (K, K) table, None for none; a (K, 2, 2) multi-label table has no background.
     """
-    return _mean(dice_per_class(matrix)[_foreground(matrix, background)])
+    return _mean(dice_per_class(matrix)[foreground_of(matrix, background)])
 
 
 def iou(matrix: Any, background: int | None = 0) -> float:
     """Return the mean IoU of the foreground classes that are in the truth or in the prediction; nan where none is."""
-    return _mean(iou_per_class(matrix)[_foreground(matrix, background)])
+    return _mean(iou_per_class(matrix)[foreground_of(matrix, background)])
 
 
 def _pooled(matrix: Any, background: int | None) -> tuple[float, float, float]:
-    chosen = _foreground(matrix, background)
-    hits, true, predicted = (float(part[chosen].sum()) for part in _rates(matrix))
+    chosen = foreground_of(matrix, background)
+    hits, true, predicted = (float(part[chosen].sum()) for part in rates(matrix))
     return hits, true, predicted
 
 

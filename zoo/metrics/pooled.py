@@ -1,0 +1,135 @@
+"""Metrics of a set of images: what one image adds (`record`), and the number of many such records (`value`).
+
+A mean over images weighs an image with two objects as one with two hundred; a pooled number counts objects or pixels.
+Records are small, so that a bootstrap over groups can take the number again and again.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from zoo.metrics import boxes, calibration, coco, instances, semantic, types
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """`record(evidence) -> what one image adds`; `value(records) -> the number`; `additive`: records are arrays or
+    numbers whose sum is all that `value` looks at. Calling it takes the evidence of several images."""
+
+    record: Callable[[Any], Any]
+    value: Callable[[Sequence[Any]], float]
+    additive: bool = True
+    make: Callable[[Any], Pooled] | None = None
+    prepare: Callable[[Sequence[Any]], Callable[[Any], float]] | None = None
+
+    def __call__(self, evidence: Sequence[Any]) -> float:
+        """Return the number of several images."""
+        return self.value([self.record(one) for one in evidence])
+
+    def resampler(self, records: Sequence[Any]) -> Callable[[Any], float]:
+        """Return a function from indices into `records` (repeats allowed) to the number of those images."""
+        if self.prepare is not None:
+            return self.prepare(records)
+        if self.additive:
+            stacked = np.asarray(records, np.float64)
+            return lambda indices: self.value([stacked[indices].sum(0)])
+        return lambda indices: self.value([records[i] for i in indices])
+
+    def at(self, argument: Any) -> Pooled:
+        """Return the same metric with its argument."""
+        if self.make is None:
+            raise ValueError("the metric takes no argument")
+        return self.make(argument)
+
+
+def _sum(records: Sequence[Any]) -> Any:
+    return np.sum(np.asarray(records, np.float64), axis=0)
+
+
+# --- pixels -----------------------------------------------------------------------------------------------------------
+
+
+def _dice_record(evidence: Any) -> Any:
+    """Return (3, K) counts: hits, truth and prediction of each foreground class."""
+    table, background = evidence if isinstance(evidence, tuple) else (evidence, 0)
+    hits, true, predicted = semantic.rates(table)
+    chosen = semantic.foreground_of(table, background)
+    return np.stack([hits[chosen], true[chosen], predicted[chosen]])
+
+
+def _dice_value(records: Sequence[Any]) -> float:
+    hits, true, predicted = _sum(records)
+    told = true + predicted > 0
+    return float(np.mean(2 * hits[told] / (true + predicted)[told])) if told.any() else float("nan")
+
+
+dice_pooled = Pooled(_dice_record, _dice_value)
+
+
+def _reliability_record(table: calibration.Reliability) -> Any:
+    return np.stack([table.count.astype(np.float64), table.confidence, table.right])
+
+
+def _ece_value(records: Sequence[Any]) -> float:
+    count, confidence, right = _sum(records)
+    return float(np.abs(right - confidence).sum() / count.sum()) if count.sum() else float("nan")
+
+
+ece_pooled = Pooled(_reliability_record, _ece_value)
+
+
+# --- objects ----------------------------------------------------------------------------------------------------------
+
+
+def _counts(found: instances.Matching) -> tuple[float, ...]:
+    return (found.hits, found.wrong, found.missed, found.iou_sum)
+
+
+def _matching(counts: Any) -> instances.Matching:
+    return instances.Matching(int(counts[0]), int(counts[1]), int(counts[2]), float(counts[3]))
+
+
+def _object_f1(threshold: float) -> Pooled:
+    def record(table: instances.Overlap) -> Any:
+        return _counts(instances.matching(table, threshold))
+
+    return Pooled(record, lambda records: _matching(_sum(records)).f1, make=_object_f1)
+
+
+object_f1_pooled = replace(_object_f1(0.5), make=_object_f1)
+
+pq_pooled = Pooled(
+    lambda table: _counts(instances.matching(table, strict=True)),
+    lambda records: types.panoptic(_matching(_sum(records))),
+)
+
+mpq_pooled = Pooled(
+    lambda found: [_counts(counts) for counts in types.by_class(found)],
+    lambda records: types.mean([types.panoptic(_matching(counts)) for counts in _sum(records)]),
+)
+
+
+# --- boxes ------------------------------------------------------------------------------------------------------------
+
+
+def _coco(stat: str) -> Pooled:
+    def record(evidence: boxes.Pair) -> boxes.Pair:
+        return evidence
+
+    def prepare(records: Sequence[Any]) -> Callable[[Any], float]:
+        matched = coco.Evaluation(records)
+        return lambda indices: matched.stats(indices)[stat]
+
+    return Pooled(record, functools.partial(_coco_value, stat), additive=False, prepare=prepare)
+
+
+def _coco_value(stat: str, records: Sequence[Any]) -> float:
+    return coco.evaluate(records)[stat]
+
+
+coco_ap, coco_ap50, coco_ap75, coco_ar100 = (_coco(stat) for stat in ("AP", "AP50", "AP75", "AR100"))
