@@ -1,10 +1,11 @@
 """Metrics beside those that a user would reach for.
 
-    python benchmarks/metrics.py [--rounds 9] [--objects 1500] [--slow]
+    python benchmarks/metrics.py [--rounds 9] [--objects 1500] [--slow] [--slide 20000]
 
-Two cases: Dice of 8 x 512², 6 classes, beside segmentation_models_pytorch and torchmetrics; every overlap metric of a
-1000² pair of touching objects, beside one call of stardist's `matching` and, with --slow, torchmetrics' panoptic
-quality.
+Three cases: Dice of 8 x 512², 6 classes, beside segmentation_models_pytorch and torchmetrics; every overlap metric of a
+1000² pair of touching objects, without and with the object-level Hausdorff distance, beside one call of stardist's
+`matching` and, with --slow, torchmetrics' panoptic quality; with --slide 20000, a whole-slide pair of a million
+objects: seconds, and the memory beyond the two maps themselves.
 Calls are interleaved (ours, theirs, ours, ...); medians in milliseconds are printed, and each as a multiple of ours.
 """
 
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from zoo.metrics import instances, semantic
+from zoo.metrics import instances, semantic, shapes
 
 Call = Callable[[], Any]
 
@@ -79,7 +80,8 @@ def overlap_calls(objects: int, slow: bool) -> dict[str, Call]:
 
     truth, prediction = cells(objects)
     calls: dict[str, Call] = {
-        "histozoo, all ten": lambda: instances.from_overlap(instances.overlap(prediction, truth)),
+        "histozoo, all": lambda: instances.from_overlap(instances.overlap(prediction, truth)),
+        "histozoo, and Hausdorff": lambda: whole(prediction, truth),
         "histozoo, table": lambda: instances.overlap(prediction, truth),
         "stardist, one": lambda: matching(truth, prediction, thresh=0.5),
     }
@@ -94,12 +96,49 @@ def overlap_calls(objects: int, slow: bool) -> dict[str, Call]:
     return calls
 
 
+def whole(prediction: np.ndarray, truth: np.ndarray) -> None:
+    """Compute every number of a pair, distances between objects included."""
+    found = shapes.shapes(prediction, truth)
+    instances.from_overlap(found.table)
+    shapes.object_hausdorff(found)
+    shapes.centroid_f1(found)
+
+
+def slide(side: int, cell: int = 20) -> None:
+    """Print what a pair of label maps of (side / cell)² objects costs."""
+    import resource
+
+    per_row = side // cell
+    rows = np.arange(side, dtype=np.int32) // cell
+    inside = (np.arange(side) % cell) < cell - 4
+
+    def made(shift: int) -> np.ndarray:
+        labels = np.zeros((side, side), np.int32)
+        columns = np.roll(rows, shift) + 1
+        kept = np.roll(inside, shift)
+        for r in np.flatnonzero(inside):
+            labels[r] = np.where(kept, rows[r] * per_row + columns, 0)
+        return labels
+
+    truth, prediction = made(0), made(5)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.perf_counter()
+    table = instances.overlap(prediction, truth)
+    counted = time.perf_counter() - began
+    found = instances.from_overlap(table)
+    total = time.perf_counter() - began
+    more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    print(f"Whole-slide pair, {side}², {len(table.truth_ids)} and {len(table.prediction_ids)} objects")
+    print(f"  table {counted:.1f} s, every overlap metric {total:.1f} s (PQ {found['pq']:.3f})")
+    print(f"  memory beyond the two maps ({2 * truth.nbytes / 2**20:.0f} MiB): {more:.0f} MiB")
+
+
 def show(title: str, found: dict[str, float]) -> None:
     """Print medians and what each is as a multiple of ours."""
     ours = next(iter(found.values()))
     print(title)
     for name, value in found.items():
-        print(f"  {name:<20} {value:9.1f} ms  x {value / ours:.1f}")
+        print(f"  {name:<24} {value:9.1f} ms  x {value / ours:.1f}")
 
 
 def main() -> None:
@@ -108,11 +147,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--objects", type=int, default=1500)
     parser.add_argument("--slow", action="store_true", help="torchmetrics' panoptic quality too: seconds a call")
+    parser.add_argument(
+        "--slide", type=int, metavar="SIDE", help="a pair of SIDE² pixels too; 20000: a million objects"
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
     show("Dice of 8 x 512², 6 classes", interleaved(dice_calls(), given.rounds))
     pair = interleaved(overlap_calls(given.objects, given.slow), 2 if given.slow else given.rounds)
     show(f"Overlap metrics of a 1000² pair, {given.objects} objects", pair)
+    if given.slide:
+        slide(given.slide)
 
 
 if __name__ == "__main__":

@@ -104,9 +104,11 @@ TABLES: dict[str, dict[str, str]] = {
         "kid": "zoo.metrics.features:kid_of",
         "knn_balanced_accuracy": "zoo.metrics.features:knn_balanced_accuracy",
         "marker_scores": "zoo.metrics.cells:marker_scores",
+        "neighbours": "zoo.metrics.features:neighbours",
         "object_matching": "zoo.metrics.instances:matching",
         "object_report": "zoo.metrics.instances:report",
         "robustness_curves": "zoo.metrics.features:robustness_curves",
+        "saved_picture": "zoo.metrics.picture:saved",
     },
     "optimizer": {
         "adam": "zoo.training.optim:adam",
@@ -171,6 +173,11 @@ TABLES: dict[str, dict[str, str]] = {
     "cases": {
         "cerberus": "zoo.families.cerberus.cases:answer",
         "kimianet": "zoo.families.cerberus.kimianet:answer",
+        "asp/metric": "zoo.metrics.cases:answer",
+        "mfds-detr/metric": "zoo.metrics.cases:answer",
+        "miphei-vit/metric": "zoo.metrics.cases:answer",
+        "robustness-index/metric": "zoo.metrics.cases:answer",
+        "stardist/metric": "zoo.metrics.cases:answer",
     },
     "engine": {
         "fits": "zoo.families.build:fits",

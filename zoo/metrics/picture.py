@@ -50,6 +50,16 @@ def pair(
     return Pair(predicted.astype(np.float64), true.astype(np.float64), mask, spread, tuple(channels))
 
 
+def saved(picture: Any) -> NDArray[np.uint8]:
+    """Return what the translators of the pix2pix lineage write to disk: [-1, 1] clipped, (x + 1) / 2 * 255, truncated.
+
+    Truncation costs a level where a value lies a rounding error below it: an 8-bit picture that is scaled to [-1, 1]
+    and saved is not the same picture. Published PSNR and SSIM are measured on such files.
+    """
+    unit = (np.clip(np.asarray(picture, np.float32), -1, 1) + 1) / np.float32(2)
+    return np.asarray(unit * np.float32(255)).astype(np.uint8)
+
+
 def psnr(both: Pair) -> float:
     """Return the peak signal-to-noise ratio in dB, 10 log10(spread² / MSE), over channels and pixels.
 
