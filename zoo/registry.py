@@ -18,10 +18,12 @@ from zoo.errors import UserError, suggest
 TABLES: dict[str, dict[str, str]] = {
     "family": {
         "cerberus": "zoo.families.cerberus:Cerberus",
+        "stardist": "zoo.families.stardist:StarDist",
         "unet": "zoo.families.unet:UNet",
     },
     "converter": {
         "plain": "zoo.weights.convert:plain_state_dict",
+        "stardist": "zoo.families.stardist.convert:folder",
         "zoo": "zoo.weights.convert:zoo_file",
     },
     "decoder": {
@@ -178,6 +180,7 @@ TABLES: dict[str, dict[str, str]] = {
         "miphei-vit/metric": "zoo.metrics.cases:answer",
         "robustness-index/metric": "zoo.metrics.cases:answer",
         "stardist/metric": "zoo.metrics.cases:answer",
+        "stardist": "zoo.families.stardist.cases:answer",
     },
     "engine": {
         "fits": "zoo.families.build:fits",

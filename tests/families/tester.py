@@ -164,7 +164,7 @@ class FamilyTester:
         maps = self.infer(family, image)
         assert set(maps) == set(family.spec.maps)
         for name, spec in family.spec.maps.items():
-            size = tuple(round(s * family.spec.scale) for s in image.shape[2:])
+            size = family.spec.out(image.shape[2:])
             if family.spec.stitch == "maps":
                 assert tuple(maps[name].shape) == (2, spec.channels, *size)
             assert maps[name].is_floating_point()
@@ -248,7 +248,7 @@ class FamilyTester:
         image = self.image(family, self.odd)
         maps = self.infer(family, image)
         if family.spec.stitch == "maps":
-            size = tuple(round(s * family.spec.scale) for s in image.shape[2:])
+            size = family.spec.out(image.shape[2:])
             assert all(tuple(value.shape[2:]) == size for value in maps.values())
         assert all(torch.isfinite(value).all() for value in maps.values())
 

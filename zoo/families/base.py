@@ -7,8 +7,9 @@ predictions. It knows no trainer. Adding one is a folder beside this file (or a 
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -30,7 +31,7 @@ class Encoding:
     """How the numbers of an image become the numbers that the network sees.
 
     "rgb8": uint8, or float in [0, 1], minus mean, over std (each a channel). "percentile": each image's `low` and
-    `high` percentiles become 0 and 1. "raw": as they are.
+    `high` percentiles become 0 and 1, of each channel or (`joint`) of all together. "raw": as they are.
     """
 
     kind: Literal["rgb8", "percentile", "raw"] = "rgb8"
@@ -38,6 +39,7 @@ class Encoding:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     low: float = 1.0
     high: float = 99.8
+    joint: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,12 @@ class IOSpec:
     `mpp`: um per pixel that the model was trained at, None where it does not matter or is not known. `divisor`: the
     spatial size must be a multiple of it (forward pads and crops by itself; tiles are chosen so that it need not).
     `margin`: pixels at a tile's border whose values depend on what lies outside. `scale`: output pixels per input
-    pixel. `stitch`: what is merged over tiles. `local`: whether decoding is pixelwise, so that a large image can be
-    decoded band by band. `extent`: the largest object in model pixels, for block-wise decoding.
+    pixel, one number or one an axis. `stitch`: what is merged over tiles. `local`: whether decoding is pixelwise, so
+    that a large image can be decoded band by band. `extent`: the largest object in model pixels, for block-wise
+    decoding. `padding`: how an image is continued beyond its end ("reflect" does not repeat the last pixel).
+
+    Of volumes: `spacing`, um per voxel of each axis that the model was trained at; `divisors` and `tiles`, one number
+    an axis where axes differ.
     """
 
     maps: Mapping[str, MapSpec]
@@ -79,10 +85,23 @@ class IOSpec:
     divisor: int = 32
     margin: int = 64
     tile: int = 256
-    scale: float = 1.0
+    scale: float | tuple[float, ...] = 1.0
     stitch: Literal["maps", "objects", "latents"] = "maps"
     local: bool = False
     extent: int = 128
+    padding: Literal["symmetric", "reflect"] = "symmetric"
+    spacing: tuple[float, ...] | None = None
+    divisors: tuple[int, ...] | None = None
+    tiles: tuple[int, ...] | None = None
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """Return output pixels per input pixel along each axis."""
+        return self.scale if isinstance(self.scale, tuple) else (self.scale,) * (len(self.axes) - 1)
+
+    def out(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the size of the maps of an input of `shape`: a pixel that is begun counts."""
+        return tuple(math.ceil(n * s - 1e-9) for n, s in zip(shape, self.scales, strict=True))
 
 
 @dataclass(frozen=True)
@@ -267,6 +286,14 @@ class Family(nn.Module):
         """Return how this family is trained where the recipe says nothing."""
         return Supervised()
 
+    def calibrate(self, samples: Sequence[Sample], maps_of: Callable[[Sample], tuple[Maps, Geometry]]) -> Any | None:
+        """Return options with what is measured on validation samples with the trained weights (thresholds), or None.
+
+        `maps_of` gives a sample's activated maps, (1, C, ...) by name, and their geometry. Called after the last stage;
+        what comes back is stored with the weights.
+        """
+        return None
+
     def groups(self) -> list[dict[str, Any]] | None:
         """Return optimiser groups (`params`, `lr_scale`, `weight_decay`) or None for one group."""
         return None
@@ -302,21 +329,25 @@ def encode(image: Tensor, encoding: Encoding, limits: Tensor | None = None) -> T
         std = torch.tensor(encoding.std, device=image.device).view(shape)
         unit = image.float() / 255 if image.dtype == torch.uint8 else image.float()
         return (unit - mean) / std
-    flat = image.float().flatten(2)
-    quantiles = torch.tensor([encoding.low / 100, encoding.high / 100], device=image.device)
     if limits is not None:
-        low, high = limits.to(flat).unbind(2)
+        low, high = limits.to(image.device, torch.float32).unbind(2)
     else:
-        low, high = torch.quantile(flat, quantiles, dim=2) if flat.shape[2] < 2**24 else _sampled(flat, quantiles)
+        low, high = percentiles(image, encoding).unbind(2)
     spread = (high - low).clamp_min(1e-6)
     ones = shape[2:]
     scaled: Tensor = (image.float() - low.view(*low.shape, *ones)) / spread.view(*spread.shape, *ones)
     return scaled
 
 
-def _sampled(flat: Tensor, quantiles: Tensor) -> Tensor:
-    step = flat.shape[2] // 2**23
-    return torch.quantile(flat[:, :, ::step], quantiles, dim=2)
+def percentiles(image: Tensor, encoding: Encoding) -> Tensor:
+    """Return what becomes 0 and 1, (B, C, 2), measured on (B, C, ...); on every n-th pixel where there are many."""
+    flat = image.float().flatten(2)
+    if encoding.joint:
+        flat = flat.flatten(1)[:, None]
+    if flat.shape[2] >= 2**24:
+        flat = flat[:, :, :: flat.shape[2] // 2**23]
+    quantiles = torch.tensor([encoding.low / 100, encoding.high / 100], device=image.device)
+    return torch.quantile(flat, quantiles, dim=2).movedim(0, 2).expand(-1, image.shape[1], -1)
 
 
 def _activate(value: Tensor, activation: str) -> Tensor:

@@ -55,14 +55,17 @@ class Cut:
     offset: float
 
 
-def cuts(windows: Sequence[tuple[int, int, int, int]], out: int, source: int) -> list[Cut]:
-    """Return windows (begin, end, first and last of the core) of a grid of `out` pixels, laid on `source` pixels."""
-    scale = out / source
+def cuts(windows: Sequence[tuple[int, int, int, int]], out: int, source: int, scale: float | None = None) -> list[Cut]:
+    """Return windows (begin, end, first and last of the core) of a grid of `out` pixels, laid on `source` pixels.
+
+    `scale`: pixels of the grid for each of the source; None = `out` / `source`.
+    """
+    scale = out / source if scale is None else scale
     found = []
     for begin, end, first, last in windows:
         low = 0 if begin == 0 else int(np.ceil(begin / scale))
         high = source if end >= out else int(np.floor(end / scale))
-        core = (round(first / scale), source if last >= out else round(last / scale))
+        core = (round(first / scale), source if last >= out else min(source, round(last / scale)))
         found.append(Cut(begin, end, Span(low, high, *core), begin - low * scale))
     return found
 
@@ -91,7 +94,8 @@ class Collector:
         pieces: dict[str, list[Prediction]] = {}
         for rows, columns, maps in windows:
             shape = (rows.span.end - rows.span.begin, columns.span.end - columns.span.begin)
-            geometry = Geometry(shape, self._scale, (rows.offset, columns.offset))
+            down, across = self._family.spec.scales  # offsets are in pixels of the maps
+            geometry = Geometry(shape, self._scale, (rows.offset / down, columns.offset / across))
             decoded = self._family.decode(maps, [geometry], **self._decode)[0]
             for name, prediction in decoded.items():
                 self._last[name] = prediction
@@ -144,14 +148,20 @@ def _beside(parts: list[Prediction]) -> Prediction:
 
 
 def large(
-    family: Family, bands: Iterator[Band], out: tuple[int, int], shape: tuple[int, int], decode: Mapping[str, Any]
+    family: Family,
+    bands: Iterator[Band],
+    out: tuple[int, int],
+    model: tuple[int, int],
+    shape: tuple[int, int],
+    decode: Mapping[str, Any],
 ) -> Iterator[Part]:
-    """Yield the parts of a picture of `shape` whose stitched maps, a grid of `out` pixels, come in bands."""
-    scale = (out[0] / shape[0], out[1] / shape[1])
+    """Yield the parts of a picture of `shape`, `model` on the model's grid, whose stitched maps, a grid of `out`
+    pixels, come in bands."""
+    scale = (model[0] / shape[0], model[1] / shape[1])
     halo = max(family.spec.extent, family.spec.margin)
     rows, columns = (
-        cuts(blocks(length, max(CORE, 4 * halo), halo), length, source)
-        for length, source in zip(out, shape, strict=True)
+        cuts(blocks(length, max(CORE, 4 * halo), halo), length, source, own * fine)
+        for length, source, own, fine in zip(out, shape, scale, family.spec.scales, strict=True)
     )
     collector = Collector(family, scale, decode)
     kept: list[Band] = []
@@ -191,11 +201,11 @@ def tiles(
     decode: Mapping[str, Any],
 ) -> Iterator[Part]:
     """Yield the parts of a picture of which each tile is decoded by itself (`stitch: objects`)."""
-    out = tuple(round(n * family.spec.scale) for n in grid.shape)
-    scale = (out[0] / shape[0], out[1] / shape[1])
-    down, across = plan.rows.scaled(family.spec.scale), plan.columns.scaled(family.spec.scale)
-    rows = cuts(_tile_windows(down), out[0], shape[0])
-    columns = cuts(_tile_windows(across), out[1], shape[1])
+    out, fine = family.spec.out(grid.shape), family.spec.scales
+    scale = (grid.shape[0] / shape[0], grid.shape[1] / shape[1])
+    down, across = plan.rows.scaled(fine[0]), plan.columns.scaled(fine[1])
+    rows = cuts(_tile_windows(down), out[0], shape[0], scale[0] * fine[0])
+    columns = cuts(_tile_windows(across), out[1], shape[1], scale[1] * fine[1])
     collector = Collector(family, scale, decode)
     count = len(columns)
     for index, (cut, start) in enumerate(zip(rows, plan.rows.starts, strict=True)):

@@ -160,20 +160,20 @@ def _parts(family: Family, source: Source, settings: Settings) -> Iterator[Part]
     tiles = tile_plan(family, shape, settings)
     limits = None
     if spec.encoding.kind == "percentile":
-        limits = torch.from_numpy(value_range(source, spec.encoding.low, spec.encoding.high))
+        limits = torch.from_numpy(value_range(source, spec.encoding.low, spec.encoding.high, spec.encoding.joint))
     runner = Runner(family, settings.seed, settings.infer, limits)
-    grid = ModelGrid(source, shape, tiles.columns.padded)
-    out = (round(shape[0] * spec.scale), round(shape[1] * spec.scale))
+    grid = ModelGrid(source, shape, tiles.columns.padded, spec.padding)
+    out = (spec.out(shape)[0], spec.out(shape)[1])
     if spec.stitch == "objects" and tiles.count > 1:
         yield from blocks.tiles(family, runner, grid, tiles, source.shape, settings.batch, settings.decode)
         return
-    bands = stitched(runner, grid, tiles, settings.batch, spec.scale)
+    bands = stitched(runner, grid, tiles, settings.batch, spec.scales)
     if is_local(family):
         yield from _local(family, bands, out, source.shape, settings)
     elif out[0] * out[1] <= settings.whole:
-        yield _whole(family, bands, out, source.shape, settings)
+        yield _whole(family, bands, out, shape, source.shape, settings)
     else:
-        yield from blocks.large(family, bands, out, source.shape, settings.decode)
+        yield from blocks.large(family, bands, out, shape, source.shape, settings.decode)
 
 
 def is_local(family: Family) -> bool:
@@ -183,7 +183,12 @@ def is_local(family: Family) -> bool:
 
 
 def _whole(
-    family: Family, bands: Iterator[Band], out: tuple[int, int], shape: tuple[int, int], settings: Settings
+    family: Family,
+    bands: Iterator[Band],
+    out: tuple[int, int],
+    model: tuple[int, int],
+    shape: tuple[int, int],
+    settings: Settings,
 ) -> Part:
     maps: Maps = {}
     for band in bands:
@@ -191,7 +196,7 @@ def _whole(
             if name not in maps:
                 maps[name] = values.new_empty((1, values.shape[1], *out))
             maps[name][:, :, band.begin : band.end] = values
-    geometry = Geometry(shape, (out[0] / shape[0], out[1] / shape[1]))
+    geometry = Geometry(shape, (model[0] / shape[0], model[1] / shape[1]))
     return Part(0, family.decode(maps, [geometry], **settings.decode)[0], True)
 
 

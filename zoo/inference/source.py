@@ -102,18 +102,24 @@ class ModelGrid:
     Bands are asked for from top to bottom; rows that two bands share are read once.
     """
 
-    def __init__(self, source: Source, shape: tuple[int, int], padded_width: int) -> None:
-        self.source = source
+    def __init__(
+        self,
+        source: Source,
+        shape: tuple[int, int],
+        padded_width: int,
+        padding: Literal["symmetric", "reflect"] = "symmetric",
+    ) -> None:
+        self.source, self.padding = source, padding
         self.shape = shape
         self._rows = Resampling(source.shape[0], shape[0])
         self._columns = Resampling(source.shape[1], shape[1])
-        self._mirror = mirrored(shape[1], padded_width)
+        self._mirror = mirrored(shape[1], padded_width, padding)
         self._kept: Array | None = None
         self._begin = 0
 
     def band(self, begin: int, end: int) -> Array:
         """Return (end - begin, padded width, C) in the source's dtype."""
-        inside = mirrored(self.shape[0], end)[begin:end]
+        inside = mirrored(self.shape[0], end, self.padding)[begin:end]
         first, last = int(inside.min()), int(inside.max()) + 1
         kept = self._kept
         if kept is None or not self._begin <= first <= self._begin + len(kept):
@@ -140,14 +146,23 @@ class ModelGrid:
         return found if len(self._mirror) == self.shape[1] else found[:, self._mirror]
 
 
-def mirrored(length: int, padded: int) -> NDArray[np.intp]:
-    """Return, for each of `padded` pixels, the pixel of `length` that it shows: mirrored beyond the end."""
+def mirrored(length: int, padded: int, padding: Literal["symmetric", "reflect"] = "symmetric") -> NDArray[np.intp]:
+    """Return, for each of `padded` pixels, the pixel of `length` that it shows: mirrored beyond the end.
+
+    "symmetric" shows the last pixel twice, "reflect" once.
+    """
+    if padding == "reflect" and length > 1:
+        position = np.arange(padded) % (2 * length - 2)
+        return np.where(position < length, position, 2 * length - 2 - position)
     position = np.arange(padded) % (2 * length)
     return np.where(position < length, position, 2 * length - 1 - position)
 
 
-def value_range(source: Source, low: float, high: float) -> NDArray[np.float32]:
-    """Return the `low` and `high` percentiles of each channel, (C, 2) float32, over at most 2^22 pixels on a grid."""
+def value_range(source: Source, low: float, high: float, joint: bool = False) -> NDArray[np.float32]:
+    """Return the `low` and `high` percentiles of each channel, (C, 2) float32, over at most 2^22 pixels on a grid.
+
+    `joint`: of all channels together, the same for each.
+    """
     height, width = source.shape
     step = max(1, int(np.ceil(np.sqrt(height * width / 2**22))))
     lines = 64 * step
@@ -156,6 +171,8 @@ def value_range(source: Source, low: float, high: float) -> NDArray[np.float32]:
         for begin in range(0, height, lines)
     ]
     sample = np.concatenate(parts).astype(np.float32)
+    if joint:
+        sample = np.broadcast_to(sample.reshape(-1, 1), (sample.size, sample.shape[1]))
     return np.asarray(np.percentile(sample, (low, high), axis=0).T, np.float32)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,12 +61,15 @@ class Runner:
         return torch.Generator(self.family.device).manual_seed(state & (2**63 - 1))
 
 
-def stitched(infer: Infer, grid: ModelGrid, plan: Plan, batch: int, scale: float = 1.0) -> Iterator[Band]:
+def stitched(
+    infer: Infer, grid: ModelGrid, plan: Plan, batch: int, scales: Sequence[float] = (1.0, 1.0)
+) -> Iterator[Band]:
     """Yield bands of maps from top to bottom; together they cover the picture once.
 
-    `infer` gives activated maps of a batch of tiles. `scale`: output pixels per input pixel.
+    `infer` gives activated maps of a batch of tiles. `scales`: output pixels per input pixel of each
+    axis.
     """
-    rows, columns = plan.rows.scaled(scale), plan.columns.scaled(scale)
+    rows, columns = plan.rows.scaled(scales[0]), plan.columns.scaled(scales[1])
     carry: Maps = {}
     done = 0
     for index, start in enumerate(plan.rows.starts):

@@ -67,7 +67,7 @@ class Axis:
                 "Choose another tile."
             )
         tile, *starts = (int(value) for value in values)
-        return Axis(round(self.length * scale), tile, tuple(starts), int(self.ramp * scale))
+        return Axis(math.ceil(self.length * scale - 1e-9), tile, tuple(starts), int(self.ramp * scale))
 
 
 def _raised_cosine(count: int) -> NDArray[np.float32]:
