@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -235,6 +237,17 @@ def test_two_at_once_fetch_once(server: Server, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert sums == [SHA] * 3
+    assert len(server.seen) == 1
+
+
+def test_processes_share_a_download(server: Server, tmp_path: Path) -> None:
+    server.plan = [Behaviour(piece=50_000)]
+    request = asked(server, tmp_path)
+    code = "import sys; from pathlib import Path; from zoo.fetch.http import Request, download; "
+    code += "print(download(Request(sys.argv[1], Path(sys.argv[2]), sys.argv[3])))"
+    command = [sys.executable, "-c", code, request.url, str(request.target), SHA]
+    workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [worker.communicate(timeout=60)[0].strip() for worker in workers] == [SHA, SHA]
     assert len(server.seen) == 1
 
 

@@ -1,54 +1,162 @@
-"""List weights, or verify that files of weights are whole and build the model that they say.
+"""List weights, pull them, verify what is here, make ready to give away.
 
 zoo weights list
-zoo weights verify runs/quickstart
+zoo weights pull cerberus.published                 fetch, check, convert
+zoo weights pull kimianet.published --from FILE     a file that you fetched by hand
+zoo weights verify                                  all that is here
+zoo weights mirror NAME... --out DIR                for machines without a network
+zoo weights push RUN --name gland-unet.lab --licence CC-BY-4.0 --out DIR
+zoo weights remove NAME
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from zoo.errors import UserError
+from zoo.errors import UserError, ZooError
 
-ACTIONS = ("list", "verify")
+if TYPE_CHECKING:
+    from zoo.weights.gather import How
+
+ACTIONS = ("list", "pull", "verify", "mirror", "push", "remove")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `zoo weights`."""
     parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help=", ".join(ACTIONS))
-    parser.add_argument("names", nargs="*", metavar="NAME", help="names, run folders or files; default: all bundled")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="names, hf://OWNER/NAME@REVISION, run folders or files"
+    )
+    parser.add_argument("--out", metavar="DIR", help="mirror, push: folder to write into")
+    pull = parser.add_argument_group("pull and mirror")
+    pull.add_argument("--from", dest="origin", metavar="PLACE", help="file, folder, mirror or address to take it from")
+    pull.add_argument("--accept-licence", action="store_true", help="I have read the licence and accept it")
+    pull.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
-    """List or verify."""
+    """Do what the action says."""
+    return {"list": _list, "pull": _pull, "verify": _verify, "mirror": _mirror, "push": _push, "remove": _remove}[
+        args.action
+    ](args)
+
+
+def _list(args: argparse.Namespace) -> int:
     from zoo.cli import catalogue
     from zoo.cli.text import table
 
-    if args.action == "list":
-        if args.names:
-            raise UserError("zoo weights list: it takes no names. See: zoo show NAME")
-        print(table([(item.name, *item.columns) for item in catalogue.weights()]))
-        return 0
-    return _verify(args.names or [item.name for item in catalogue.weights() if item.usable])
+    if args.names:
+        raise UserError("zoo weights list: it takes no names. See: zoo show NAME")
+    print(table([(item.name, *item.columns) for item in catalogue.weights()]))
+    return 0
 
 
-def _verify(names: list[str]) -> int:
-    from zoo.families.build import load
-    from zoo.weights import store
+def _wanted(args: argparse.Namespace) -> list[str]:
+    if not args.names:
+        raise UserError(f"zoo weights {args.action}: no NAME. Expected at least one. See: zoo list weights")
+    return list(args.names)
 
-    status = 0
-    for found in [store.find(name) for name in names]:
+
+def _how(args: argparse.Namespace) -> How:
+    from zoo.fetch.http import Settings
+    from zoo.weights.gather import How
+
+    settings = Settings(progress=False if args.quiet else None)
+    return How(args.origin, args.accept_licence, lambda line: print(line, file=sys.stderr), settings)
+
+
+def _pull(args: argparse.Namespace) -> int:
+    from zoo.weights.pull import pull
+
+    how, status = _how(args), 0
+    names = _known(_wanted(args))
+    for name in names:
         try:
-            expected = found.card.source.sha256 if found.card else None
-            actual = store.checksum(found.path)
-            if expected is not None and actual != expected:
-                raise UserError(f"{found.path}: SHA-256 is {actual}, its card says {expected}. Copy or pull it again")
-            family = load(found.path)
-        except UserError as error:
+            found = pull(name, how)
+        except ZooError as error:
+            if len(names) == 1:
+                raise
             print(error, file=sys.stderr)
             status = 1
             continue
-        checked = "as its card says" if expected else "no card to compare with"
-        print(f"{found.name} ok: {family.name}, sha256 {actual[:16]}... ({checked})")
+        print(f"{found.name} {found.path}")
     return status
+
+
+def _known(names: list[str]) -> list[str]:
+    """Return names of which each has a card, before the first is fetched. Raises `UserError`."""
+    from zoo.weights import store
+
+    return [name if name.startswith("hf://") else store.resolve(name) for name in names]
+
+
+def _mirror(args: argparse.Namespace) -> int:
+    from zoo.weights.pull import mirror
+
+    if not args.out:
+        raise UserError("zoo weights mirror: --out DIR is missing. Say where to write")
+    how, out, status = _how(args), Path(args.out).expanduser(), 0
+    names = _known(_wanted(args))
+    for name in names:
+        try:
+            folder = mirror(name, out, how)
+        except ZooError as error:
+            if len(names) == 1:
+                raise
+            print(error, file=sys.stderr)
+            status = 1
+            continue
+        print(f"{name} {folder or 'comes with histozoo: nothing to mirror'}")
+    print(f"there: ZOO_MIRROR={out} zoo weights pull {' '.join(names)}", file=sys.stderr)
+    return status
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from zoo.cli import catalogue
+    from zoo.weights.pull import verify
+
+    names = list(args.names) or [item.name for item in catalogue.weights() if item.usable]
+    for name in args.names:  # what is not here is a mistake that is said before the first file is read
+        _here(name)
+    status = 0
+    for name in names:
+        try:
+            found, actual, compared = verify(name)
+        except ZooError as error:
+            print(error, file=sys.stderr)
+            status = 1
+            continue
+        family = found.card.of if found.card else _family(found.path)
+        print(f"{found.name} ok: {family}, sha256 {actual[:16]}... ({compared})")
+    return status
+
+
+def _here(name: str) -> None:
+    from zoo.weights import store
+
+    if Path(name).expanduser().exists() or name.startswith("hf://"):
+        return
+    card = store.card(store.resolve(name))
+    if store.local(card) is None:
+        raise store.absent(card)
+
+
+def _family(path: Path) -> str:
+    from zoo.weights import store
+
+    return store.read_shapes(path)[1].get("family", "")
+
+
+def _push(_args: argparse.Namespace) -> int:
+    raise UserError("zoo weights push: not in this version")
+
+
+def _remove(args: argparse.Namespace) -> int:
+    from zoo.weights.pull import remove
+
+    for name in _wanted(args):
+        print(f"{name} removed: {remove(name) / 1e6:.1f} MB freed")
+    return 0
