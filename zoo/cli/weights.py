@@ -2,10 +2,10 @@
 
 zoo weights list
 zoo weights pull cerberus.published                 fetch, check, convert
-zoo weights pull kimianet.published --from FILE     a file that you fetched by hand
+zoo weights pull kimianet.published --from FILE     one that you fetched by hand
 zoo weights verify                                  all that is here
 zoo weights mirror NAME... --out DIR                for machines without a network
-zoo weights push RUN --name gland-unet.lab --licence CC-BY-4.0 --out DIR
+zoo weights push RUN --name x.lab --licence MIT --out DIR
 zoo weights remove NAME
 """
 
