@@ -253,7 +253,7 @@ class WeightsSource(Schema):
             "folder": ("file",),
             "http": ("url",),
             "hub": ("repository", "file"),
-            "manual": ("page", "file"),
+            "manual": ("page",),
             "unavailable": ("reason",),
         }[self.kind]
         missing = [key for key in wanted if not getattr(self, key)]
@@ -266,7 +266,7 @@ class WeightsSource(Schema):
         """Return the main file, then the others."""
         if self.kind == "unavailable":
             return ()
-        main = self.file or str(self.url).partition("?")[0].rstrip("/").rpartition("/")[2]
+        main = self.file or str(self.url or "").partition("?")[0].rstrip("/").rpartition("/")[2] or "weights"
         return (WeightsFile(file=main, url=self.url, sha256=self.sha256, size=self.size), *self.more)
 
 

@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.cli.text import shorten
 from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    from zoo.cards import WeightsCard
 
 
 @dataclass(frozen=True)
@@ -105,22 +108,60 @@ def has_encoder_weights(name: str) -> bool:
     return any(pretrained.local(info, weights) for weights in info.weights.values())
 
 
+STATES = {
+    "here": "on this machine",
+    "pull": "zoo weights pull fetches them",
+    "gated": "zoo weights pull fetches them with a token of an account that has accepted the terms",
+    "by hand": "a person fetches the file; zoo weights pull NAME --from FILE takes it",
+    "later": "published, but this version has no family or converter for them",
+    "never": "cannot be had",
+}
+"""What `zoo list weights` says of weights, and what it means."""
+
+
+def state_of(card: WeightsCard) -> str:
+    """Return one of `STATES`, without touching a network."""
+    from zoo import registry
+    from zoo.weights import store
+
+    if card.source.kind == "unavailable":
+        return "never"
+    unknown_family = card.family is not None and card.family not in registry.table("family")
+    if unknown_family or (card.convert is not None and card.convert.name not in registry.table("converter")):
+        return "later"
+    if store.local(card) is not None:
+        return "here"
+    if card.source.kind == "manual":
+        return "by hand"
+    return "gated" if card.gate == "token" else "pull"
+
+
 def weights() -> list[Item]:
-    """Return the weights that have a card."""
-    from zoo.cards import read_weights_card
+    """Return the weights that have a card, code licence and weight licence side by side."""
     from zoo.weights import store
 
     found = []
-    for name, file in store.card_files().items():
+    for name, files in sorted(store.card_index().items()):
         try:
-            card = read_weights_card(file)
+            card = store.card(name)
+            state = state_of(card)
         except ZooError as error:
-            found.append(broken(name, file, error))
+            found.append(broken(name, files[0], error))
             continue
-        bundled = card.source.kind == "bundled" and (store.BUNDLE / (card.source.file or "")).is_file()
-        values = {"summary": card.summary, "recipe": card.recipe, "default": card.default, "file": str(file)}
-        columns = (card.of, card.licence.weights.name, card.summary)
-        found.append(Item(card.name, columns, card.family or "", card.licence.weights.name, bundled, values))
+        code, licence = card.licence.code, card.licence.weights
+        values = {
+            "summary": card.summary,
+            "encoder": card.encoder,
+            "recipe": card.recipe,
+            "default": card.default,
+            "state": state,
+            "code_licence": code,
+            "allows": list(licence.allows),
+            "gate": card.gate,
+            "file": str(files[0]),
+        }
+        columns = (state, shorten(card.of, 12), shorten(code, 14), licence.name)
+        found.append(Item(card.name, columns, card.family or "", licence.name, state == "here", values))
     return found
 
 
@@ -135,7 +176,8 @@ def datasets() -> list[Item]:
         except ZooError as error:
             found.append(broken(name, file, error))
             continue
-        values = {"summary": card.summary, "truths": list(card.truths), "file": str(file)}
+        allows = list(card.licence.allows)
+        values = {"summary": card.summary, "truths": list(card.truths), "allows": allows, "file": str(file)}
         here = has_dataset(name)
         columns = ("here" if here else "absent", shorten(card.licence.name, 16), card.summary)
         found.append(Item(card.name, columns, licence=card.licence.name, usable=here, values=values))

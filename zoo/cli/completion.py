@@ -29,9 +29,9 @@ _zoo() {
                    train) words="$(zoo list recipes 2>/dev/null | cut -d' ' -f1)" ;;
                    show) words="$(for kind in recipes datasets weights families; do
                        zoo list $kind 2>/dev/null; done | cut -d' ' -f1)" ;;
-                   data) [ "$COMP_CWORD" -eq 2 ] && words="check init sample" ||
+                   data) [ "$COMP_CWORD" -eq 2 ] && words="check fetch init sample" ||
                        words="$(zoo list datasets 2>/dev/null | cut -d' ' -f1)" ;;
-                   weights) words="list verify" ;;
+                   weights) words="list pull verify mirror push remove" ;;
                    completion) words="bash zsh fish" ;;
                    *) words="" ;;
                esac ;;

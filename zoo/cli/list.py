@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
 from zoo.cli import catalogue
 from zoo.cli.text import as_json, table
+
+USES = ("research", "commercial", "redistribution", "derivatives", "any")
+"""Words that ask for what a licence allows; others are looked for in its name."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `zoo list`."""
     parser.add_argument("kind", choices=list(catalogue.KINDS), metavar="KIND", help=", ".join(catalogue.KINDS))
     parser.add_argument("--family", metavar="NAME", help="only what is of this family (recipes, weights)")
-    parser.add_argument("--licence", metavar="TEXT", help="only where the licence has this text in its name")
+    parser.add_argument(
+        "--licence", metavar="USE", help="only what may be used so: commercial, research, any; or a text in its name"
+    )
     parser.add_argument("--usable-now", action="store_true", help="only what needs nothing that is not on this machine")
     parser.add_argument("--json", action="store_true", help="for machines")
 
@@ -23,13 +29,11 @@ def run(args: argparse.Namespace) -> int:
     """Print the list."""
     items = catalogue.KINDS[args.kind]()
     if args.family:
-        from zoo import registry
-        from zoo.errors import UserError
-
-        if args.family not in registry.table("family"):
-            raise UserError(f"zoo list: --family: {registry.unknown('family', args.family)}")
+        _check_family(args.family, items)
         items = [item for item in items if item.family == args.family]
-    if args.licence:
+    if args.licence in USES and any("allows" in item.values for item in items):
+        items = [item for item in items if args.licence == "any" or args.licence in item.values.get("allows", ())]
+    elif args.licence:
         items = [item for item in items if args.licence.casefold() in item.licence.casefold()]
     if args.usable_now:
         if args.kind == "encoders":
@@ -42,3 +46,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"no {args.kind} of that kind", file=sys.stderr)
     return 0
+
+
+def _check_family(name: str, items: Sequence[catalogue.Item]) -> None:
+    """Raise `UserError` for a family that neither this version nor a card knows."""
+    from zoo import registry
+    from zoo.errors import UserError, suggest
+
+    known = {*registry.table("family"), *(item.family for item in items if item.family)}
+    if name not in known:
+        raise UserError(f'zoo list: --family: no family "{name}". {suggest(name, sorted(known), "zoo list families")}')

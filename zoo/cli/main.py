@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("zoo.cli.train", "a recipe -> a run folder; or resume a run"),
     "predict": ("zoo.cli.predict", "weights and images -> files that other tools open"),
     "bench": ("zoo.cli.bench", "weights x datasets -> a table with intervals, and pictures"),
-    "data": ("zoo.cli.data", "fetch or check a copy, write a card for your own folder, get a sample"),
+    "data": ("zoo.cli.data", "fetch or check a copy, a card for your own folder, samples"),
     "weights": ("zoo.cli.weights", "pull, verify, mirror, push: pretrained weights"),
     "verify": ("zoo.cli.verify", "published cases: does this build compute what they do"),
     "demo": ("zoo.cli.demo", "train, benchmark and predict on data that comes along"),

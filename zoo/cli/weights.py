@@ -1,10 +1,10 @@
 """List weights, pull them, verify what is here, make ready to give away.
 
 zoo weights list
-zoo weights pull cerberus.published                 fetch, check, convert
-zoo weights pull kimianet.published --from FILE     one that you fetched by hand
-zoo weights verify                                  all that is here
-zoo weights mirror NAME... --out DIR                for machines without a network
+zoo weights pull NAME                     fetch, check, convert
+zoo weights pull NAME --from FILE         one that you fetched by hand
+zoo weights verify                        all that is here
+zoo weights mirror NAME... --out DIR      for machines without a network
 zoo weights push RUN --name x.lab --licence MIT --out DIR
 zoo weights remove NAME
 """
