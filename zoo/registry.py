@@ -148,6 +148,7 @@ TABLES: dict[str, dict[str, str]] = {
         "package": "zoo.data.readers.package:PackageReader",
         "phantom": "zoo.data.phantom.reader:PhantomReader",
         "phantom-mif": "zoo.data.phantom.reader:MifReader",
+        "phantom-slide": "zoo.data.phantom.reader_slide:SlideReader",
         "phantom-smear": "zoo.data.phantom.reader_smear:SmearReader",
         "phantom-stains": "zoo.data.phantom.reader:StainsReader",
         "phantom-volume": "zoo.data.phantom.reader_volume:VolumeReader",

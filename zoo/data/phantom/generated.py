@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
 from pydantic import Field as Argument
 from pydantic import NonNegativeInt
 
 from zoo.cards import DatasetCard
+from zoo.data.phantom.noise import mix
 from zoo.data.phantom.optics import Difficulty, Draws, Site
 from zoo.data.readers.base import Entry
 from zoo.errors import UserError, suggest
@@ -45,6 +47,17 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
+def seed_of(seed: int, split: int, number: int) -> int:
+    """Return the seed of one field."""
+    return int(mix(seed, split, number) >> np.uint64(33))
+
+
+def site_of(entry: Entry) -> Site | None:
+    """Return the site of a field, None where it has none."""
+    site: Site | None = entry.center.removeprefix("site-") if entry.center else None  # type: ignore[assignment]
+    return site
+
+
 class Generated:
     """Base of the phantom's readers: computes a field from (seed, split, number) when it is read; nothing is stored.
 
@@ -54,6 +67,8 @@ class Generated:
     Arguments: ClassVar[type[Schema]] = PhantomArguments
     needs_folder: ClassVar[bool] = False
     KNOWN: ClassVar[tuple[str, ...]] = ()
+    PER_SLIDE: ClassVar[int] = SLIDE
+    """Items that come from one slide."""
 
     def __init__(self, card: DatasetCard, folder: Path | None, arguments: Any) -> None:
         for key in card.truths:
@@ -70,8 +85,8 @@ class Generated:
         return [
             Entry(
                 f"{split}-{n:04d}",
-                group=f"{split}-slide-{n // SLIDE:03d}",
-                center=f"site-{sites[n // SLIDE % len(sites)]}" if sites else None,
+                group=f"{split}-slide-{n // self.PER_SLIDE:03d}",
+                center=f"site-{sites[n // self.PER_SLIDE % len(sites)]}" if sites else None,
                 split=split,
                 extra={"number": n},
             )
@@ -82,13 +97,14 @@ class Generated:
     def draws(self, entry: Entry) -> Draws:
         """Return the draws of a field's slide."""
         assert entry.split is not None
-        site: Any = entry.center.removeprefix("site-") if entry.center else None
-        return Draws((self.arguments.seed, SPLITS[entry.split], int(entry.extra["number"]) // SLIDE), site)
+        return Draws(
+            (self.arguments.seed, SPLITS[entry.split], int(entry.extra["number"]) // self.PER_SLIDE), site_of(entry)
+        )
 
-    def seed(self, entry: Entry) -> tuple[int, int, int]:
-        """Return what a field's seed is made of: (seed, split, number)."""
+    def seed(self, entry: Entry) -> int:
+        """Return a field's seed."""
         assert entry.split is not None
-        return self.arguments.seed, SPLITS[entry.split], int(entry.extra["number"])
+        return seed_of(self.arguments.seed, SPLITS[entry.split], int(entry.extra["number"]))
 
     def sample(self, entry: Entry, image: Any, spacing: tuple[float, ...], known: dict[str, Truth]) -> Sample:
         """Return the sample of a field, with the truths that the card names."""

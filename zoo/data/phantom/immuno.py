@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo.data.phantom.he import chromatin
 from zoo.data.phantom.layout import BACKGROUND, EPITHELIUM, STROMA, Layout
 from zoo.data.phantom.markers import Cells, laid
 from zoo.data.phantom.noise import Field
@@ -49,8 +50,7 @@ def immunohistochemistry(
     """
     noise, um = layout.noise, layout.um
     soft = [cv2.GaussianBlur((layout.tissue == t).astype(np.float32), (0, 0), 0.8) for t in (STROMA, EPITHELIUM)]
-    grain = np.clip(1 + 0.2 * noise.smooth("chromatin", 1.5), 0.35, 1.9)
-    blue = layout.chromatin * grain * np.float32(brown.haematoxylin)
+    blue = chromatin(layout) * np.float32(brown.haematoxylin)
     blue += (0.07 * soft[0] + 0.13 * soft[1]) * (1 + 0.25 * noise.smooth("ihc wash", 9.0))
     dab = laid(layout, cells, marker, amount) * np.float32(brown.dab)
     dab += np.float32(brown.ground) * (soft[0] + 0.8 * soft[1]) * (1 + 0.3 * noise.smooth("ihc ground", 14.0))
@@ -75,8 +75,7 @@ def fluorescence(
     planes = []
     for name in channels:
         if name == "Hoechst":
-            grain = np.clip(1 + 0.25 * layout.noise.smooth("chromatin", 1.5), 0.3, 2)
-            signal = np.minimum(layout.chromatin, 1.6) * grain * np.float32(0.62)
+            signal = np.minimum(chromatin(layout), 1.6) * np.float32(0.62)
         else:
             signal = laid(layout, cells, name, amounts[name])
         peak = np.float32(draws(f"exposure {name}", 130, 215))

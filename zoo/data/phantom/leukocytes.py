@@ -133,7 +133,7 @@ def draw_leukocyte(
     dy = ((np.arange(y0, y1) + 0.5 - at[1]) * um / cell.radius).astype(np.float32)[:, None]
     cos, sin = np.float32(np.cos(cell.angle)), np.float32(np.sin(cell.angle))
     u, v = dx * cos + dy * sin, dy * cos - dx * sin
-    ring = outline(rng, np.array([cell.rough]), 2, 9)[0]
+    ring = outline(rng.integers(0, 2**63, 1, np.uint64), np.array([cell.rough]), 2, 9)[0]
     turn = np.rint(np.arctan2(v, u) * np.float32(len(ring) / (2 * np.pi))).astype(np.intp) % len(ring)
     body = (1 - np.hypot(u, v) / ring[turn]) * np.float32(cell.radius)  # um inside the outline
     fine, middle, coarse = (f[window] for f in fields)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.data.phantom.layout import EPITHELIAL, FIBROBLAST, LYMPHOCYTE, Layout
-from zoo.data.phantom.noise import Field
+from zoo.data.phantom.noise import Field, mix, normal, uniform, word
 
 TYPES = (
     "epithelial",
@@ -29,7 +29,7 @@ TYPES = (
 _OF_NUCLEUS = {  # class of the nucleus -> type index from 1 -> share
     EPITHELIAL: {1: 1.0},
     LYMPHOCYTE: {2: 0.36, 3: 0.28, 4: 0.08, 5: 0.28},
-    FIBROBLAST: {6: 0.18, 7: 0.66, 8: 0.16},
+    FIBROBLAST: {6: 0.2, 7: 0.8},
 }
 Place = Literal["nucleus", "membrane", "cytoplasm"]
 
@@ -78,11 +78,10 @@ class Cells:
 
 def cell_types(layout: Layout) -> NDArray[np.int64]:
     """Return a type for every nucleus, one that its class allows."""
-    rng = layout.noise.rng("types")
-    draws = rng.random(len(layout.classes))
-    types = np.zeros(len(layout.classes), np.int64)
+    draws = uniform(mix(layout.keys, word("type")))
+    types = np.where(layout.walls, 1 + TYPES.index("endothelial"), 0).astype(np.int64)
     for kind, shares in _OF_NUCLEUS.items():
-        of_kind = layout.classes == kind
+        of_kind = (layout.classes == kind) & (types == 0)
         steps = np.cumsum(list(shares.values()))
         chosen = np.searchsorted(steps, draws[of_kind] * steps[-1], side="right").clip(0, len(steps) - 1)
         types[of_kind] = np.array(list(shares))[chosen]
@@ -122,10 +121,10 @@ def carried(
     `rate`: the share of the cells of the marker's first type that carries it, as near as whole cells allow; None: as
     often as the table says, cell by cell.
     """
-    rng = layout.noise.rng("marker", marker)
+    bits = mix(layout.keys, word(marker))
     place = MARKERS[marker]
     shares = np.array([0.0, *(place.carriers.get(name, 0.0) for name in TYPES)])[types]
-    score = rng.random(len(types))
+    score = uniform(bits)
     positive = score < shares
     if rate is not None:
         main = types == 1 + TYPES.index(next(iter(place.carriers)))
@@ -134,8 +133,8 @@ def carried(
             order = np.flatnonzero(group)[np.argsort(score[group], kind="stable")]
             positive[group] = False
             positive[order[: round(rate * len(order))]] = True
-    level = np.where(positive, rng.choice([0.35, 0.65, 1.0], len(types), p=[0.25, 0.35, 0.4]), 0.03)
-    amount = level * np.exp(rng.normal(0, 0.15, len(types)))
+    grade = np.array([0.35, 0.65, 1.0])[np.searchsorted([0.25, 0.6], uniform(mix(bits, 1)))]
+    amount = np.where(positive, grade, 0.03) * np.exp(0.15 * normal(mix(bits, 2)))
     return positive, np.clip(amount, 0, 1).astype(np.float32)
 
 

@@ -90,6 +90,17 @@ def camera(draws: Draws, limits: Range) -> Camera:
     )
 
 
+def mixed(matrix: NDArray[np.float32], amounts: list[Field]) -> Field:
+    """Return the (3, H, W) share of light that passes (S, H, W) amounts of stains whose absorbances are the rows of
+    `matrix`, (S, 3): Beer and Lambert."""
+    light = np.empty((3, *amounts[0].shape), np.float32)
+    for plane, column in zip(light, matrix.T, strict=True):
+        np.multiply(amounts[0], -column[0], out=plane)
+        for amount, value in zip(amounts[1:], column[1:], strict=True):
+            plane -= amount * value
+    return np.exp(light, out=light)
+
+
 def focus(light: Field, sigma: float) -> Field:
     """Return (C, H, W) light blurred by a point spread of `sigma` pixels."""
     if sigma <= 0.2:

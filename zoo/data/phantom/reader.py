@@ -10,10 +10,10 @@ from pydantic import Field as Argument
 from pydantic import PositiveFloat, field_validator
 
 from zoo.data.phantom import immuno, markers
-from zoo.data.phantom.generated import SLIDE, SPLITS, Generated, PhantomArguments, Side, pair
-from zoo.data.phantom.he import OPTICS, draw_stain, render
+from zoo.data.phantom.generated import SLIDE, SPLITS, Generated, PhantomArguments, Side, pair, seed_of, site_of
+from zoo.data.phantom.he import draw_stain, render
 from zoo.data.phantom.layout import ANATOMY, Layout, lay_out, patch_class
-from zoo.data.phantom.optics import RANGES
+from zoo.data.phantom.optics import RANGES, Draws, Site
 from zoo.data.readers.base import Entry
 from zoo.data.resample import present_ids
 from zoo.schema import Schema
@@ -43,7 +43,7 @@ class PhantomReader(Generated):
         um = self.arguments.um
         return self.sample(entry, image, (um, um), truths(layout))
 
-    def field(self, entry: Entry) -> tuple[NDArray[np.uint8], Layout]:
+    def field(self, entry: Entry, beyond: float = 0.0) -> tuple[NDArray[np.uint8], Layout]:
         """Return the picture and the layout of one field."""
         arguments = self.arguments
         assert entry.split is not None
@@ -54,6 +54,8 @@ class PhantomReader(Generated):
             size=arguments.size,
             um=arguments.um,
             difficulty=arguments.difficulty,
+            site=site_of(entry),
+            beyond=beyond,
         )
 
 
@@ -65,13 +67,16 @@ def field(
     size: int | tuple[int, int] = 256,
     um: float = 0.5,
     difficulty: str = "medium",
+    site: Site | None = None,
+    beyond: float = 0.0,
 ) -> tuple[NDArray[np.uint8], Layout]:
-    """Return the picture (3, H, W) and the layout of one field: a function of the arguments alone."""
-    key = (seed, SPLITS[split])
-    stain = draw_stain(np.random.default_rng([*key, 0, number // SLIDE]), OPTICS[difficulty])
-    rng = np.random.default_rng([*key, 1, number])
-    layout = lay_out(rng, pair(size), um, ANATOMY[difficulty])
-    return render(rng, layout, stain, OPTICS[difficulty]), layout
+    """Return the picture (3, H, W) and the layout of one field: a function of the arguments alone.
+
+    `beyond`: um of canvas beyond what the picture needs.
+    """
+    layout = lay_out(seed_of(seed, SPLITS[split], number), pair(size), um, ANATOMY[difficulty], beyond)
+    draws = Draws((seed, SPLITS[split], number // SLIDE), site)
+    return render(layout, draw_stain(draws, difficulty)), layout
 
 
 def nuclei_of(layout: Layout) -> Instances:
@@ -129,7 +134,7 @@ class StainsReader(PhantomReader):
     def read(self, entry: Entry) -> Sample:
         """Return one pair."""
         arguments, draws = self.arguments, self.draws(entry)
-        image, layout = self.field(entry)
+        image, layout = self.field(entry, beyond=arguments.offset * arguments.um * 2)
         cells = markers.cells_of(layout)
         rate = draws("positive", 0.02, 0.95) if arguments.positive is None else arguments.positive
         positive, amount = markers.carried(layout, cells.types, arguments.marker, rate)

@@ -11,7 +11,6 @@ from pydantic import NonNegativeFloat, PositiveFloat, field_validator
 from zoo.data.phantom import smear
 from zoo.data.phantom.generated import Generated, PhantomArguments, Side, pair
 from zoo.data.phantom.leukocytes import KINDS
-from zoo.data.phantom.noise import mix
 from zoo.data.readers.base import Entry
 from zoo.schema import Schema
 from zoo.types import Boxes, Instances, Sample, Semantic, Truth
@@ -53,7 +52,7 @@ class SmearReader(Generated):
         """Return one field: (3, H, W) uint8."""
         arguments: Any = self.arguments
         image, found = smear.smear_field(
-            int(mix(*self.seed(entry)) >> np.uint64(33)),
+            self.seed(entry),
             self.draws(entry),
             pair(arguments.size),
             arguments.um,

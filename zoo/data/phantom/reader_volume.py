@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
 from pydantic import Field as Argument
 from pydantic import PositiveFloat
 
 from zoo.data.phantom.generated import Generated, PhantomArguments
-from zoo.data.phantom.noise import mix
 from zoo.data.phantom.volume import DEPTHS, lay_out, render
 from zoo.data.readers.base import Entry
 from zoo.schema import Schema
@@ -45,6 +43,5 @@ class VolumeReader(Generated):
         """Return one volume: (1, D, H, W) uint16."""
         arguments: Any = self.arguments
         depths = DEPTHS[arguments.difficulty]
-        seed = int(mix(*self.seed(entry)) >> np.uint64(33))
-        volume = lay_out(seed, arguments.size, arguments.um, depths, arguments.radius)
+        volume = lay_out(self.seed(entry), arguments.size, arguments.um, depths, arguments.radius)
         return self.sample(entry, render(volume, depths), arguments.um, {"nuclei": Instances(volume.nuclei)})

@@ -183,12 +183,10 @@ def _red_cells(
     if crowd.overlap > 0.1:  # coins: some lie half over the one before
         coins = np.flatnonzero(rng.random(n) < 0.35)[1:]
         for i in coins:
-            turn, far = rng.uniform(0, 2 * np.pi), rng.uniform(1.0, 1.9) * radius[i]
-            x[i], y[i] = x[i - 1] + far * np.cos(turn), y[i - 1] + far * np.sin(turn)
-    blobs = Blobs(
-        x, y, radius * np.sqrt(aspect), radius / np.sqrt(aspect), rng.uniform(0, np.pi, n), rng.uniform(0.02, 0.12, n)
-    )
-    relative, top, left = draw(rng, blobs)
+            way, far = rng.uniform(0, 2 * np.pi), rng.uniform(1.0, 1.9) * radius[i]
+            x[i], y[i] = x[i - 1] + far * np.cos(way), y[i - 1] + far * np.sin(way)
+    stretch, turn, rough = np.sqrt(aspect), rng.uniform(0, np.pi, n), rng.uniform(0.02, 0.12, n)
+    relative, top, left = draw(Blobs(x, y, radius * stretch, radius / stretch, turn, rough, _keys(rng, n)))
     side = relative.shape[1]
     pallor, width_of_pallor = draws("pallor", 0.05, 0.75), draws("pallor's width", 0.3, 0.55)
     pits = np.clip(pallor * rng.normal(1, 0.3, n), 0, 0.85)
@@ -219,6 +217,10 @@ def _red_cells(
         smear.dyes[DYES.index("haemoglobin")][canvas] += (thickness * ~blocked[canvas]).astype(np.float32)
 
 
+def _keys(rng: np.random.Generator, count: int) -> NDArray[np.uint64]:
+    return rng.integers(0, 2**63, count, np.uint64)
+
+
 def _window(top: int, left: int, side: int, canvas: tuple[int, int]) -> tuple[Any, Any] | None:
     """Return the slices of a patch on the canvas and in itself; None where it lies outside."""
     y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + side, canvas[0]), min(left + side, canvas[1])
@@ -238,7 +240,8 @@ def _platelets(rng: np.random.Generator, smear: Smear, crowd: Crowd, found: list
             x[i], y[i] = x[i - 1] + rng.normal(0, 2.2) / um, y[i - 1] + rng.normal(0, 2.2) / um
     radius = rng.normal(1.25, 0.3, n).clip(0.7, 2.2) / um
     rough = rng.uniform(0.1, 0.3, n)
-    relative, top, left = draw(rng, Blobs(x, y, radius * 1.12, radius / 1.12, rng.uniform(0, np.pi, n), rough))
+    turn = rng.uniform(0, np.pi, n)
+    relative, top, left = draw(Blobs(x, y, radius * 1.12, radius / 1.12, turn, rough, _keys(rng, n)))
     amounts = rng.uniform(0.28, 0.75, n)
     grain = smear.noise.smooth("platelets", 0.4)
     for i in range(n):
@@ -272,8 +275,9 @@ def _dirt(rng: np.random.Generator, smear: Smear, crowd: Crowd) -> None:
             continue
         radius = rng.uniform(*sizes, n) / um
         x, y = rng.uniform(0, width, n), rng.uniform(0, height, n)
-        blobs = Blobs(x, y, radius * 1.3, radius / 1.3, rng.uniform(0, np.pi, n), np.full(n, rough))
-        relative, top, left = draw(rng, blobs)
+        turn = rng.uniform(0, np.pi, n)
+        blobs = Blobs(x, y, radius * 1.3, radius / 1.3, turn, np.full(n, rough), _keys(rng, n))
+        relative, top, left = draw(blobs)
         texture = smear.noise.smooth(f"dirt {sizes}", 0.8)
         strengths = rng.uniform(*amounts, n)
         for i in range(n):
