@@ -207,7 +207,7 @@ def test_windows_of_a_slide_are_pieces_of_the_whole_at_any_resolution() -> None:
 
 
 def test_a_slide_s_label_follows_from_its_content() -> None:
-    found = open_dataset("phantom-slide", split="train", limit=6, arguments={"size": [96, 128], "overview": 24})
+    found = open_dataset("phantom-slide", split="train", limit=6, arguments={"size": [72, 96], "overview": 8})
     names = found.card.truths["regions"].classes
     for item in found:
         label, regions = item.truth["diagnosis"], item.truth["regions"]
