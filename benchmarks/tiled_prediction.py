@@ -1,11 +1,12 @@
 """Tiled prediction beside a bare loop over the same tiles, and beside MONAI's sliding window.
 
-    python benchmarks/tiled_prediction.py                      4096², the numbers of docs/results.md
+    python benchmarks/tiled_prediction.py                      4096², the network of the bundled nuclei model
+    python benchmarks/tiled_prediction.py --encoder resnet18   a network of another kind
     python benchmarks/tiled_prediction.py --side 1024 --repeats 3
 
 The bare loop cuts the same tiles, normalises, and runs the same network channels-last; it neither blends nor decodes.
 Zoo's side does all of it, down to class map and probabilities. MONAI's blends with its Gaussian window. The three run
-interleaved; medians and ratios are printed, and as JSON with --json.
+interleaved; medians of CPU seconds and their ratios are printed, and as JSON with --json.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--encoder", default="resnet18")
+    parser.add_argument("--encoder", default="mobilenetv3_small_100")
     parser.add_argument("--skip-monai", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

@@ -31,7 +31,7 @@ from zoo.encoders.listing import FILE, Info
 SIZES = ((320, 256), (64, 96))
 PYRAMID_BUILDS: tuple[dict[str, Any], ...] = ({}, {"dynamic_img_size": True}, {"strict_img_size": False})
 VIT_BUILDS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {})
-DIVISORS = (32, 64)
+DIVISORS = (32, 64, 224, 256, 384, 512)  # the larger ones for windows of 7, 8, 12 and 16 at stride 32
 BATCH = 20  # names between two writes, so that a stopped run goes on where it was
 IMAGENET = ("in1k", "in12k", "in21k", "in22k", "imagenet")
 
@@ -57,7 +57,7 @@ def sizes_of(encoder: Encoder, size: tuple[int, int]) -> list[tuple[int, int]]:
 def runs(encoder: Encoder, divisor: int) -> tuple[bool, int]:
     """Return whether the maps have exactly the declared sizes, and the smallest side that goes through."""
     exact, minimum = True, 1
-    for size in SIZES:
+    for size in (*SIZES, *([(2 * divisor, divisor)] if divisor > 64 else [])):
         padded = tuple(-(-s // divisor) * divisor for s in size)
         try:
             maps = sizes_of(encoder, (padded[0], padded[1]))

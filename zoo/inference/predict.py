@@ -20,6 +20,7 @@ from zoo.errors import UserError, suggest
 from zoo.families.base import Family, Maps
 from zoo.inference import blocks
 from zoo.inference.blocks import Part, planes_of
+from zoo.inference.fast import fast
 from zoo.inference.resample import Resampling
 from zoo.inference.source import ModelGrid, Mpp, Source, model_shape, of_array, scale_of, value_range
 from zoo.inference.stitch import Band, Runner, stitched
@@ -33,7 +34,8 @@ WHOLE = 2**24
 @dataclass(frozen=True)
 class Settings:
     """How to predict. `tile`, `overlap`: model pixels, None = the family's; `batch`: tiles at once; `whole`: pixels up
-    to which non-local decoding takes the picture in one piece; `infer` and `decode`: the family's own options."""
+    to which non-local decoding takes the picture in one piece; `fuse`: whether many tiles go through a fused network
+    (`zoo.inference.fast`); `infer` and `decode`: the family's own options."""
 
     mpp: Mpp = None
     tile: int | None = None
@@ -41,6 +43,7 @@ class Settings:
     batch: int = 8
     seed: int = 0
     whole: int = WHOLE
+    fuse: bool = True
     infer: Mapping[str, Any] = field(default_factory=dict)
     decode: Mapping[str, Any] = field(default_factory=dict)
 
@@ -161,7 +164,8 @@ def _parts(family: Family, source: Source, settings: Settings) -> Iterator[Part]
     limits = None
     if spec.encoding.kind == "percentile":
         limits = torch.from_numpy(value_range(source, spec.encoding.low, spec.encoding.high, spec.encoding.joint))
-    runner = Runner(family, settings.seed, settings.infer, limits)
+    quick = fast(family, tiles.count) if settings.fuse and not settings.infer else family
+    runner = Runner(quick, settings.seed, settings.infer, limits)
     grid = ModelGrid(source, shape, tiles.columns.padded, spec.padding)
     out = (spec.out(shape)[0], spec.out(shape)[1])
     if spec.stitch == "objects" and tiles.count > 1:
