@@ -66,6 +66,11 @@ def nearest(word: str, words: Iterable[str], count: int = 3) -> list[str]:
     return list(dict.fromkeys([*(folded[h] for h in hits), *inside]))[:count]
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 image", "2 images"."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def suggest(word: str, words: Iterable[str], see: str = "") -> str:
     """Return `Did you mean a, b? See: ...`, the end of an error about an unknown name; never the whole list."""
     known = list(words)

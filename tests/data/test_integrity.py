@@ -130,7 +130,7 @@ def test_neighbouring_tiles_leak(tmp_path: Path) -> None:
     add(tmp_path, "other", field(9))
     card(tmp_path, {"train": ["t0", "t3"], "test": ["t1", "other"]})
     text = messages(tmp_path)[1]
-    assert "2 pairs are neighbouring tiles of one picture: mine/t0 | mine/t1, mine/t1 | mine/t3." in text
+    assert "2 pairs of neighbouring tiles of one picture: mine/t0 | mine/t1, mine/t1 | mine/t3." in text
 
 
 def test_leakage_between_datasets(clean: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from zoo.bench import plot
 from zoo.bench.results import Case, Results, Row, columns, figure, footnotes, interval, label, size_of
+from zoo.errors import counted
 from zoo.metrics import METRICS
 
 
@@ -111,7 +112,7 @@ def _section(results: Results, key: tuple[str, str, str], rows: Sequence[Row]) -
     strips = plot.strips(rows, measured, several) if images > 1 else ""
     return (
         f"<section>\n<h2>{text(heading(results, key))}</h2>\n"
-        f"<p>{images} image{'s' * (images != 1)}, {groups} group{'s' * (groups != 1)}. Mean over images, and its 95 % "
+        f"<p>{counted(images, 'image')}, {counted(groups, 'group')}. Mean over images, and its 95 % "
         "interval where there are two groups or more.</p>\n"
         f'<div class="wide"><table>\n<thead><tr><th></th>{head}</tr></thead>\n<tbody>\n{"".join(lines)}</tbody>\n'
         f"</table></div>\n{f'<ul class=notes>{notes}</ul>' if notes else ''}\n{strips}\n"

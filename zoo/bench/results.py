@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.bench.statistics import FEW, Mean
+from zoo.errors import counted
 from zoo.metrics import METRICS
 
 FORMAT = 1
@@ -138,7 +139,7 @@ def footnotes(rows: Sequence[Row]) -> list[str]:
         (metric, mean.undefined) for row in rows for metric, mean in row.means.items() if mean.undefined and mean.images
     }
     found += [
-        f"{metric} is not defined for {count} image{'s' * (count > 1)}, left out of the mean."
+        f"{metric} is not defined for {counted(count, 'image')}, left out of the mean."
         for metric, count in sorted(undefined)
     ]
     if any(row.leaks for row in rows):
@@ -158,7 +159,7 @@ def markdown(results: Results) -> str:
         names = columns(rows)
         images, groups = size_of(rows)
         parts += [f"## {dataset}:{split} ({truth})", ""]
-        parts += [f"{images} images, {groups} groups; mean over images, 95 % interval by group bootstrap.", ""]
+        parts += [f"{counted(images, 'image')}, {counted(groups, 'group')}; mean over images, 95 % interval by group bootstrap.", ""]
         parts += [f"| weights | output | {' | '.join(names)} |", f"| --- | --- |{' ---: |' * len(names)}"]
         for row in rows:
             cells = " | ".join(cell(row.means.get(name), name) for name in names)

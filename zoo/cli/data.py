@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from zoo.cli.text import as_json, paragraph
-from zoo.errors import UserError
+from zoo.errors import UserError, counted
 
 ACTIONS = ("check", "init", "sample")
 
@@ -71,7 +71,7 @@ def _check(args: argparse.Namespace) -> int:
 
 def _progress(done: int, total: int) -> None:
     end = "\n" if done == total else ""
-    print(f"\r{done} of {total} images", end=end, file=sys.stderr, flush=True)
+    print(f"\r{done} of {counted(total, 'image')}", end=end, file=sys.stderr, flush=True)
 
 
 def _init(args: argparse.Namespace) -> int:

@@ -9,7 +9,9 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -134,7 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words[:end]
     words = [word for i, word in enumerate(words) if word != "--debug" or i > end]
     try:
-        return _flushed(run(words))
+        with _terminable():
+            return _flushed(run(words))
     except SystemExit as stop:  # argparse after --help
         return _flushed(int(stop.code or 0))
     except BrokenPipeError:  # the reader of our output has gone: `zoo list encoders | head`
@@ -159,6 +162,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             "This is a fault of histozoo or of its installation. Run again with --debug to see where.", file=sys.stderr
         )
         return 1
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, so that what it was about to write is tidied away."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _flushed(status: int) -> int:

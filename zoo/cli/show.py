@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from zoo.cli.text import as_json, paragraph, table
-from zoo.errors import UserError, suggest
+from zoo.errors import UserError, counted, suggest
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -134,7 +134,7 @@ def _card(kind: str, values: Mapping[str, Any], file: object) -> Page:
 
     kept = {k: v for k, v in values.items() if v not in (None, {}, [], (), "")}
     if isinstance(kept.get("splits"), dict):
-        kept["splits"] = {k: f"{len(v)} images" for k, v in kept["splits"].items()}
+        kept["splits"] = {k: counted(len(v), "image") for k, v in kept["splits"].items()}
     text = f"{kind} {values['name']}: {values['summary']}\n{file}\n\n{dump_yaml(kept).rstrip()}"
     return {"kind": kind, **values}, text
 

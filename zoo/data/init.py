@@ -20,7 +20,7 @@ from zoo.data.readers.base import Entry
 from zoo.data.readers.folder import SPLITS, FolderArguments, MaskSource, group_of, image_files, mask_of, stem_of
 from zoo.data.readers.polygons import read_shapes
 from zoo.data.splits import split_by_group
-from zoo.errors import DataError, UserError
+from zoo.errors import DataError, UserError, counted
 from zoo.io.images import IMAGE_SUFFIXES, ImageFile, read_image, read_indices
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "raw", "tiles", "patches")
@@ -83,7 +83,7 @@ def init_folder(
         raise UserError(f"{base}: there is no such folder.")
     arguments = _layout(base, images, masks, truth, group_pattern)
     found = _look(base, arguments, truth)
-    report = [f"{base}: {len(found.ids)} images, {len(found.masks)} with masks, {len(found.unreadable)} unreadable"]
+    report = [f"{base}: {counted(len(found.ids), 'image')}, {len(found.masks)} with masks, {len(found.unreadable)} unreadable"]
     report += [f"  unreadable: {line}" for line in found.unreadable[:5]]
     source = arguments.masks.get(truth)
     meaning = _meaning(found, kind) if found.masks else None
@@ -257,7 +257,7 @@ def _splits(ids: Sequence[str], pattern: str | None, seed: int) -> tuple[dict[st
     entries = [Entry(i, group_of(i, pattern)) for i in ids]
     groups = len({e.unit for e in entries})
     if groups < len(SHARES):
-        return {}, f"splits: none, {groups} groups are too few for {', '.join(SHARES)}. Use split=all."
+        return {}, f"splits: none, {counted(groups, 'group')} will not do for {', '.join(SHARES)}. Use split=all."
     splits = split_by_group(entries, SHARES, seed=seed)
     return splits, "splits: " + ", ".join(f"{n} {len(i)}" for n, i in splits.items()) + " images, whole groups"
 
@@ -306,7 +306,7 @@ def _card(
     return {
         "zoo": 1,
         "name": slug,
-        "summary": f"{len(found.ids)} images of {common} pixels, {len(found.masks)} with masks.",
+        "summary": f"{counted(len(found.ids), 'image')} of {common} pixels, {len(found.masks)} with masks.",
         "reader": {"name": "folder", "arguments": told},
         "licence": {"name": licence, "allows": [], "note": "State what may be done with these images."},
         "layout": f"{arguments.images}/ and {', '.join(_where(s) for s in arguments.masks.values()) or 'no masks'}",

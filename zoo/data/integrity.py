@@ -23,7 +23,7 @@ from zoo.cards import DatasetCard, TruthCard
 from zoo.data.datasets import Dataset, card_splits, make_reader, read_index
 from zoo.data.readers.base import Entry, Reader
 from zoo.data.seams import Edges, edges_of, touching
-from zoo.errors import DataError
+from zoo.errors import DataError, counted
 from zoo.types import Boxes, Instances, Label, Sample, Semantic, Truth
 
 Level = Literal["error", "leak", "note"]
@@ -101,10 +101,10 @@ class Report:
         common = sorted(self.sizes.items(), key=lambda kv: -kv[1])
         out.append("  sizes: " + ", ".join(f"{size} ({n})" for size, n in common[:4]) + (" ..." if common[4:] else ""))
         for name, split in self.splits.items():
-            out.append(f"  {name}: {split.images} images, {split.groups} groups")
+            out.append(f"  {name}: {counted(split.images, 'image')}, {counted(split.groups, 'group')}")
             for key, n in sorted(split.annotated.items()):
                 share = f", foreground {100 * split.foreground[key]:.1f} %" if key in split.foreground else ""
-                out.append(f"    {key}: on {n} images{share}")
+                out.append(f"    {key}: on {counted(n, 'image')}{share}")
                 if split.classes.get(key):
                     out.append("      " + ", ".join(f"{c} {k}" for c, k in split.classes[key].items()))
         out += [f"  {finding}" for finding in self.findings]
@@ -349,7 +349,7 @@ def leakage(first: Iterable[Print], second: Iterable[Print], names: tuple[str, s
         n = sum((p.dataset, p.group) in groups for p in b)
         shown = _some(sorted(str(group) for _, group in groups))
         found.append(
-            Finding("leak", where, f"share {len(groups)} groups ({shown}); {n} images of {names[1]} are of them.")
+            Finding("leak", where, f"share {counted(len(groups), 'group')} ({shown}), with {counted(n, 'image')} of {names[1]}.")
         )
     contents = {p.content: p for p in a}
     same = [(contents[p.content], p) for p in b if p.content in contents]
@@ -361,7 +361,7 @@ def leakage(first: Iterable[Print], second: Iterable[Print], names: tuple[str, s
     across = [(x, y) for x, y in seams if (x in in_a and y in in_b) or (x in in_b and y in in_a)]
     if across:
         shown = _some([f"{x} | {y}" for x, y in across])
-        found.append(Finding("leak", where, f"{len(across)} pairs are neighbouring tiles of one picture: {shown}."))
+        found.append(Finding("leak", where, f"{counted(len(across), 'pair')} of neighbouring tiles of one picture: {shown}."))
     return found
 
 
@@ -384,7 +384,7 @@ def _between_splits(members: Mapping[str, Sequence[str]], prints: Sequence[Print
         for other in split_names[position + 1 :]:
             both = sorted(set(members[one]) & set(members[other]))
             if both:
-                what = f"share {len(both)} images ({_some(both)}). Put each into one split."
+                what = f"share {counted(len(both), 'image')} ({_some(both)}). Put each into one split."
                 found.append(Finding("leak", f"{one} and {other}", what))
             a, b = ([by_id[i] for i in members[s] if i in by_id and i not in both] for s in (one, other))
             found += leakage(a, b, (one, other))
@@ -397,7 +397,7 @@ def _same_content(prints: Sequence[Print]) -> list[Finding]:
         copies[one.content].append(one.id)
     twice = [ids for ids in copies.values() if len(ids) > 1]
     pairs = [" = ".join(map(str, pair)) for ids in twice for pair in pairwise(ids)]
-    return [Finding("note", "all", f"{len(pairs)} images repeat another's pixels: {_some(pairs)}.")] if pairs else []
+    return [Finding("note", "all", f"{counted(len(pairs), 'image')} with the pixels of another: {_some(pairs)}.")] if pairs else []
 
 
 def _pairs(where: str, what: str, pairs: Sequence[tuple[Print, Print]]) -> list[Finding]:

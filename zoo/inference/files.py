@@ -6,6 +6,7 @@ What an image gets is written beside its final place and moved there when it is 
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -186,7 +187,8 @@ def _predict(family: Family, path: Path, final: Path, settings: Settings, key: s
     """Predict one image into a folder beside its final place, and move the files when they are complete."""
     final.parent.mkdir(parents=True, exist_ok=True)
     work = final.with_name(f".{final.name}.part-{os.getpid()}")
-    shutil.rmtree(work, ignore_errors=True)
+    for left in (work, *_abandoned(final)):
+        shutil.rmtree(left, ignore_errors=True)
     work.mkdir()
     try:
         file = read_image(path)
@@ -214,6 +216,25 @@ def _predict(family: Family, path: Path, final: Path, settings: Settings, key: s
         partial.replace(_named(final, RECORD))
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _abandoned(final: Path) -> Iterator[Path]:
+    """Yield the folders that processes which are no more were working in when they were killed."""
+    prefix = f".{final.name}.part-"
+    for folder in final.parent.glob(f"{glob.escape(prefix)}*"):
+        pid = folder.name.removeprefix(prefix)
+        if pid.isdigit() and not _alive(int(pid)):
+            yield folder
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # another user's, or no number of a process at all
+    return True
 
 
 def _write(family: Family, source: Source, folder: Path, stem: str, settings: Settings) -> dict[str, Any]:

@@ -71,7 +71,8 @@ def _expand(path: Path) -> Iterator[tuple[Path, Path]]:
         hits = [Path(hit) for hit in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207  (** and absolute)
         yield from _below(root, hits)
     else:
-        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        beside = path.parent.iterdir() if path.parent.is_dir() else ()
+        near = [p.name for p in beside if p.suffix.lower() in IMAGE_SUFFIXES or p.is_dir()]
         raise UserError(f"{path}: there is no such file or folder. {suggest(path.name, near) if near else ''}".strip())
 
 

@@ -195,7 +195,7 @@ class Run:
             if stopping:
                 how = Interrupted(self._how(f"stopped after batch {clock.batches}"))
                 raise how if self.first else SystemExit(how.status)
-            title = f"{work.title} epoch {clock.epoch + 1}/{work.stage.train.epochs}"
+            title = f"{work.title} epoch {clock.epoch + 1}/{work.epochs}"
             if not ended:
                 self.progress.step(title, clock.batch, len(work.feed), work.terms.means())
 
@@ -282,6 +282,7 @@ class StageWork:
         self.total = train.epochs * len(self.feed)
         if train.batches is not None:
             self.total = min(self.total, train.batches)
+        self.epochs = -(-self.total // len(self.feed))
         self.validation = Validation(data.validate_, family, gather=self.gather, **place) if data.validate_ else None
         self.best = Best(run.folder, train, lower_is_better(train.monitor, train.mode))
         every = 1 if run.device.type == "cpu" else 16
@@ -375,7 +376,7 @@ class StageWork:
             first = f"validation/{self.stage.train.monitor}"
             told = {**{k: v for k, v in values.items() if k == first}, **means, **values}
             shown = [f"{k} {v:.4g}" for k, v in told.items()]
-            self.run.progress.line(log.fit([f"{self.title} epoch {clock.epoch}/{self.stage.train.epochs}", *shown]))
+            self.run.progress.line(log.fit([f"{self.title} epoch {clock.epoch}/{self.epochs}", *shown]))
 
     # state
 
