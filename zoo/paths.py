@@ -7,7 +7,10 @@ then the user's configuration file (`data: DIR`, `cache: DIR`, `weights: DIR`, `
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from zoo.errors import UserError
 
@@ -18,6 +21,29 @@ def shipped(folder: str) -> Path:
     """Return the folder "recipes" or "datasets": inside an installed package, or beside it in a checkout."""
     inside = _PACKAGE / folder
     return inside if inside.is_dir() else _PACKAGE.parent / folder
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write that takes the place of `path` when the block ends without an exception.
+
+    Atomic: a reader, or a process that starts after a crash, sees the old or the new content, and it is on the disk
+    when the block is left.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def config_file() -> Path:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from zoo.bench import leakage
+from zoo.bench import leakage, terminal
+from zoo.bench.results import cell
 from zoo.bench.run import bench, open_named
 from zoo.data.datasets import open_dataset
 from zoo.errors import Problems, UserError
@@ -53,6 +54,18 @@ def test_every_file_says_the_same(run: Any, make_weights: Any, make_dataset: Any
     assert f"| good | semantic | {mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}]† |" in text
     assert "Fewer than 5 groups" in text
     assert "the darker side is taken" in text
+
+
+def test_a_terminal_shows_all_of_it_in_80_columns(run: Any, make_weights: Any, make_dataset: Any) -> None:
+    long = "a-name-that-is-much-longer-than-a-line-can-bear"
+    results = run([make_weights("good"), make_weights(long)], [make_dataset()])
+    shown = terminal.tables(results)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "squares:test" in shown.splitlines()[0]
+    for row in results.rows:
+        for metric, mean in row.means.items():
+            assert cell(mean, metric) in shown
+    assert "Fewer than 5 groups" in shown
 
 
 def test_the_report_stands_alone(run: Any, make_weights: Any, make_dataset: Any) -> None:

@@ -6,8 +6,10 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +146,24 @@ def test_a_card_for_a_folder_is_told_in_80_columns(zoo: Any, tmp_path: Path) -> 
     assert done.status == 0
     assert max(len(line) for line in done.out.splitlines() if str(tmp_path) not in line) <= 80
     assert "--um NUMBER" in done.out
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(zoo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tidied = []
+
+    def stopped() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            tidied.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setitem(catalogue.KINDS, "recipes", stopped)
+    done = zoo("list", "recipes")
+    assert (done.status, done.err) == (130, "interrupted\n")
+    assert tidied == [True]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_debug_shows_where(zoo: Any) -> None:

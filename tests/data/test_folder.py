@@ -339,7 +339,7 @@ def test_init_mistakes(tmp_path: Path) -> None:
         init_folder(tmp_path)
     image(tmp_path / "b.png")
     report = init_folder(tmp_path)[1]
-    assert "1 images, 0 with masks, 1 unreadable" in report[0]
+    assert "1 image, 0 with masks, 1 unreadable" in report[0]
     image(tmp_path / "b.bmp")
     with pytest.raises(UserError, match='the id "b" stands for two images'):
         init_folder(tmp_path)

@@ -110,7 +110,7 @@ def test_leaks_by_id_group_content_and_look(clean: Path) -> None:
     card(clean, {"train": ["p0_0", "p1_2"], "test": ["p1_2", "p1_3"]}, group_pattern=r"^(p\d)_")
     ok, text = messages(clean)
     assert ok  # nothing is broken, but it leaks
-    assert "leak: train and test: share 1 images (p1_2)" in text
+    assert "leak: train and test: share 1 image (p1_2)" in text
     add(clean, "p1_3", field(0))
     brighter = np.clip(field(1).astype(int) + 6, 0, 255).astype(np.uint8)
     add(clean, "p1_2", brighter)
@@ -118,9 +118,9 @@ def test_leaks_by_id_group_content_and_look(clean: Path) -> None:
     report = check_dataset(clean)
     assert [f.level for f in report.findings] == ["leak", "leak", "note"]
     assert "the same pixels: mine/p0_0 = mine/p1_3" in report.leaks[0].what
-    assert "look alike: mine/p0_1 = mine/p1_2" in report.leaks[1].what
+    assert "of alike looks: mine/p0_1 = mine/p1_2" in report.leaks[1].what
     card(clean, {"train": ["p0_0", "p1_2"], "test": ["p0_1"]}, group_pattern=r"^(p\d)_")
-    assert "share 1 groups (p0); 1 images of test are of them" in messages(clean)[1]
+    assert "share 1 group (p0), with 1 image of test." in messages(clean)[1]
 
 
 def test_neighbouring_tiles_leak(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_leakage_between_datasets(clean: Path, tmp_path: Path) -> None:
     add(other, "y", field(20))
     card(other, {})
     found = leakage(prints_of(open_dataset(clean)), prints_of(open_dataset(other)), ("mine", "other"))
-    assert [str(f) for f in found] == ["leak: mine and other: 1 pairs with the same pixels: mine/p1_2 = mine/x."]
+    assert [str(f) for f in found] == ["leak: mine and other: 1 pair with the same pixels: mine/p1_2 = mine/x."]
 
 
 def test_seams_find_tiles_of_one_picture_and_no_others() -> None:

@@ -55,7 +55,7 @@ def test_shares_and_strata() -> None:
 
 def test_mistakes() -> None:
     entries = [Entry("a", "g"), Entry("b", "g")]
-    with pytest.raises(UserError, match="1 groups cannot be cut into 2 splits"):
+    with pytest.raises(UserError, match="1 group cannot be cut into 2 splits"):
         split_by_group(entries, {"train": 1, "test": 1})
     with pytest.raises(UserError, match="positive share"):
         split_by_group(entries, {"train": 0})

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,6 +157,19 @@ def test_an_interrupted_run_goes_on(make: Make, folder: Path, tmp_path: Path, mo
     summary = predict_files(make("threshold"), [folder], out, progress=False)
     assert summary.skipped == ["a"]
     assert summary.done == ["case/b", "case/deep/c"]
+
+
+def test_what_a_killed_process_left_is_taken_away(make: Make, folder: Path, tmp_path: Path) -> None:
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    out = tmp_path / "out"
+    left, others = out / f".a.part-{killed.pid}", out / f".a.part-{os.getppid()}"
+    for one in (left, others):
+        one.mkdir(parents=True)
+        (one / "a.labels.tif").touch()
+    predict_files(make("threshold", kind="semantic"), [folder / "a.png"], out, progress=False)
+    assert not left.exists()
+    assert others.exists()  # of a process that is at work
 
 
 def test_a_model_with_a_resolution_asks(make: Make, folder: Path, tmp_path: Path) -> None:

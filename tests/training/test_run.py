@@ -180,6 +180,8 @@ def test_a_folder_of_another_version_is_refused(tmp_path: Path, recipe: Any) -> 
     (folder / "environment.json").unlink()
     with pytest.raises(UserError, match="not a run folder"):
         resume(folder, progress=False)
+    with pytest.raises(UserError, match=rf"there is no such run folder. Did you mean {folder}"):
+        resume(folder.with_name("rnu"), progress=False)
 
 
 def test_a_broken_checkpoint_is_said(tmp_path: Path, recipe: Any) -> None:

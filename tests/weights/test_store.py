@@ -15,7 +15,7 @@ from safetensors.torch import save as save_bytes
 from torch import nn
 
 from zoo.errors import UserError
-from zoo.weights import store, tensors
+from zoo.weights import store
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def broken(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tensors.os, "fsync", broken)
+    monkeypatch.setattr("os.fsync", broken)
     with pytest.raises(OSError, match="No space"):
         store.write_tensors(path, {"a": torch.zeros(2)}, {})
     assert torch.equal(store.read_tensors(path)[0]["a"], torch.ones(2))
@@ -159,3 +159,16 @@ def test_checksum(tmp_path: Path) -> None:
     assert store.checksum(path) == hashlib.sha256(b"abc").hexdigest()
     with pytest.raises(UserError, match="cannot be read"):
         store.checksum(tmp_path / "absent")
+
+
+def test_a_mistyped_path_names_the_runs_beside_it(tmp_path: Path) -> None:
+    for name in ("first", "second", "pictures"):
+        (tmp_path / name).mkdir()
+    for name in ("first", "second"):
+        (tmp_path / name / "recipe.yaml").touch()
+    with pytest.raises(UserError, match=r"Did you mean \S*/first") as error:
+        store.find(tmp_path / "frist")
+    assert "pictures" not in str(error.value)
+    store.write_tensors(tmp_path / "w.safetensors", {"a": torch.ones(1)}, {})
+    with pytest.raises(UserError, match=r"Did you mean \S*/w.safetensors"):
+        store.find(tmp_path / "w.safetensor")

@@ -159,7 +159,8 @@ def markdown(results: Results) -> str:
         names = columns(rows)
         images, groups = size_of(rows)
         parts += [f"## {dataset}:{split} ({truth})", ""]
-        parts += [f"{counted(images, 'image')}, {counted(groups, 'group')}; mean over images, 95 % interval by group bootstrap.", ""]
+        size = f"{counted(images, 'image')}, {counted(groups, 'group')}"
+        parts += [f"{size}; mean over images, 95 % interval by group bootstrap.", ""]
         parts += [f"| weights | output | {' | '.join(names)} |", f"| --- | --- |{' ---: |' * len(names)}"]
         for row in rows:
             cells = " | ".join(cell(row.means.get(name), name) for name in names)

@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark, print the table and where the report is."""
     mpp = resolution(args.mpp)
+    from zoo.bench import terminal
     from zoo.bench.run import bench
 
     found = bench(
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
         batch=args.batch,
         **options(args),
     )
-    print((found.out / "table.md").read_text(encoding="utf-8").rstrip())
+    print(terminal.tables(found))
+    print(f"table {found.out / 'table.md'}")
     print(f"report {found.out / 'report.html'}")
     return found.status

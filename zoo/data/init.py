@@ -83,7 +83,8 @@ def init_folder(
         raise UserError(f"{base}: there is no such folder.")
     arguments = _layout(base, images, masks, truth, group_pattern)
     found = _look(base, arguments, truth)
-    report = [f"{base}: {counted(len(found.ids), 'image')}, {len(found.masks)} with masks, {len(found.unreadable)} unreadable"]
+    total = counted(len(found.ids), "image")
+    report = [f"{base}: {total}, {len(found.masks)} with masks, {len(found.unreadable)} unreadable"]
     report += [f"  unreadable: {line}" for line in found.unreadable[:5]]
     source = arguments.masks.get(truth)
     meaning = _meaning(found, kind) if found.masks else None

@@ -348,20 +348,20 @@ def leakage(first: Iterable[Print], second: Iterable[Print], names: tuple[str, s
     if groups:
         n = sum((p.dataset, p.group) in groups for p in b)
         shown = _some(sorted(str(group) for _, group in groups))
-        found.append(
-            Finding("leak", where, f"share {counted(len(groups), 'group')} ({shown}), with {counted(n, 'image')} of {names[1]}.")
-        )
+        what = f"share {counted(len(groups), 'group')} ({shown}), with {counted(n, 'image')} of {names[1]}."
+        found.append(Finding("leak", where, what))
     contents = {p.content: p for p in a}
     same = [(contents[p.content], p) for p in b if p.content in contents]
-    found += _pairs(where, "the same pixels", same)
-    found += _pairs(where, "look alike", alike(a, b))
+    found += _pairs(where, "with the same pixels", same)
+    found += _pairs(where, "of alike looks", alike(a, b))
     edges = {p.name: p.edges for p in (*a, *b) if p.edges}
     in_a, in_b = {p.name for p in a}, {p.name for p in b}
     seams = [(s.first, s.second) for s in touching(edges)]
     across = [(x, y) for x, y in seams if (x in in_a and y in in_b) or (x in in_b and y in in_a)]
     if across:
         shown = _some([f"{x} | {y}" for x, y in across])
-        found.append(Finding("leak", where, f"{counted(len(across), 'pair')} of neighbouring tiles of one picture: {shown}."))
+        what = f"{counted(len(across), 'pair')} of neighbouring tiles of one picture: {shown}."
+        found.append(Finding("leak", where, what))
     return found
 
 
@@ -397,14 +397,15 @@ def _same_content(prints: Sequence[Print]) -> list[Finding]:
         copies[one.content].append(one.id)
     twice = [ids for ids in copies.values() if len(ids) > 1]
     pairs = [" = ".join(map(str, pair)) for ids in twice for pair in pairwise(ids)]
-    return [Finding("note", "all", f"{counted(len(pairs), 'image')} with the pixels of another: {_some(pairs)}.")] if pairs else []
+    what = f"{counted(len(pairs), 'image')} with the pixels of another: {_some(pairs)}."
+    return [Finding("note", "all", what)] if pairs else []
 
 
 def _pairs(where: str, what: str, pairs: Sequence[tuple[Print, Print]]) -> list[Finding]:
     if not pairs:
         return []
     shown = _some([f"{x.name} = {y.name}" for x, y in pairs])
-    return [Finding("leak", where, f"{len(pairs)} pairs with {what}: {shown}.".replace("with look", "that look"))]
+    return [Finding("leak", where, f"{counted(len(pairs), 'pair')} {what}: {shown}.")]
 
 
 def _some(names: Sequence[str]) -> str:

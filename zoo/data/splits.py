@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 
 from zoo.data.readers.base import Entry
-from zoo.errors import UserError
+from zoo.errors import UserError, counted
 
 
 def _key(seed: int, unit: str) -> str:
@@ -73,7 +73,8 @@ def split_by_group(
     count = len(units(entries))
     if count < len(shares):
         raise UserError(
-            f"splits: {count} groups cannot be cut into {len(shares)} splits. Use fewer splits, or a finer group."
+            f"splits: {counted(count, 'group')} cannot be cut into {len(shares)} splits. "
+            "Use fewer splits, or a finer group."
         )
     parts = _assign(entries, list(shares.values()), seed, labels)
     return {name: tuple(part) for name, part in zip(shares, parts, strict=True)}
@@ -90,5 +91,5 @@ def folds_by_group(
         raise UserError(f"folds: {folds} will not do. Expected at least 2.")
     count = len(units(entries))
     if count < folds:
-        raise UserError(f"folds: {count} groups cannot be cut into {folds} folds. Use at most {count} folds.")
+        raise UserError(f"folds: {counted(count, 'group')} cannot be cut into {folds} folds. Use at most {count}.")
     return tuple(tuple(part) for part in _assign(entries, [1.0] * folds, seed, labels))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -37,9 +36,8 @@ def remember(name: str, licence: str) -> None:
     try:
         with locked(file()):
             known = _read() | {name: {"licence": licence, "accepted": datetime.date.today().isoformat()}}
-            partial = file().with_suffix(f".{os.getpid()}.part")
-            partial.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-            partial.replace(file())
+            with paths.replacing(file()) as out:
+                out.write((json.dumps(known, indent=2, sort_keys=True) + "\n").encode())
     except OSError as error:
         print(f"{file()}: cannot be written ({error.strerror}): you will be asked again", file=sys.stderr)  # noqa: T201
 

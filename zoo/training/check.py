@@ -21,9 +21,10 @@ from zoo.families import build
 from zoo.families.base import Family
 from zoo.recipe import Data, Loading, Recipe, Train, apply_overrides, load_recipe, read_recipe, recipe_file
 from zoo.schema import Component, Document, problems_of, read_yaml, validate
-from zoo.training import optim
+from zoo.training import optim, setup
 from zoo.training.check_data import check_loading, check_needs, check_source, check_stride
 from zoo.training.check_parts import Key, Notes, check_arguments, check_component, check_encoders
+from zoo.training.context import unknown_player
 
 LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 
@@ -271,6 +272,7 @@ def _check_built(notes: Notes, recipe: Recipe, family: type[Family], options: An
         return
     except (NotImplementedError, RuntimeError):
         return  # a part that cannot be built without memory; the run itself will build it
+    _check_moving(notes, recipe, module)
     for key, data, train in _validations(recipe):
         known = _monitored(notes, module, data, (*key, "data", "validate"))
         known += _terms(recipe.model.get("loss"))
@@ -279,6 +281,23 @@ def _check_built(notes: Notes, recipe: Recipe, family: type[Family], options: An
             hint = suggest(train.monitor, known) or f"It gives {', '.join(known)}"
             what = f'validation gives no "{train.monitor}". {hint}'
             notes.add((*key, "train", "monitor"), what)
+
+
+def _check_moving(notes: Notes, recipe: Recipe, module: Family) -> None:
+    """Compare what stages freeze with the names of parameters, and players that are changed with the procedure's."""
+    names = [name for name, _ in module.named_parameters()]
+    for i, stage in enumerate(recipe.stages):
+        for k, prefix in enumerate(stage.freeze):
+            if unknown := setup.unknown_prefix(prefix, names):
+                notes.add(("stages", i, "freeze", k), unknown)
+    for key, train in _all_trains(recipe):
+        try:
+            players = setup.procedure_of(module, train).players(module)
+        except (TypeError, UserError):
+            continue  # a procedure that is unknown or takes other arguments: said already
+        for name in train.players:
+            if name not in players:
+                notes.add((*key, "players", name), unknown_player(name, players))
 
 
 def _validations(recipe: Recipe) -> list[tuple[Key, Loading, Train]]:

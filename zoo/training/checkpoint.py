@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from zoo import paths
 from zoo.errors import UserError
 
 FORMAT = 1
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file atomically: a reader, or a process started after a crash, sees the old or the new content."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    """Write a file atomically (`paths.replacing`)."""
+    with paths.replacing(path) as file:
+        file.write(data)
 
 
 def save(path: Path, state: dict[str, Any]) -> int:

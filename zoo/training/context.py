@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,9 +59,7 @@ def movers_of(family: Family, procedure: Procedure, train: Train, fp16: bool) ->
     players = procedure.players(family)
     strangers = sorted(set(train.players) - set(players))
     if strangers:
-        raise UserError(
-            f'train.players: the procedure has no player "{strangers[0]}". Expected one of {", ".join(players)}.'
-        )
+        raise UserError(f"train.players: {unknown_player(strangers[0], players)}")
     found = {name: _mover(name, player, train, fp16) for name, player in players.items()}
     seen: dict[int, str] = {}
     for name, mover in found.items():
@@ -72,6 +70,11 @@ def movers_of(family: Family, procedure: Procedure, train: Train, fp16: bool) ->
                     "Expected each parameter in one player."
                 )
     return found
+
+
+def unknown_player(name: str, players: Iterable[str]) -> str:
+    """Return the sentence that says there is no such player, with the names that there are."""
+    return f'the procedure has no player "{name}". Expected one of {", ".join(players)}.'
 
 
 def _mover(name: str, player: Player, train: Train, fp16: bool) -> Mover:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import UserError
+from zoo.errors import UserError, suggest
 from zoo.recipe import Recipe, dump_yaml, load_recipe
 from zoo.training import checkpoint
 
@@ -85,6 +85,10 @@ class RunFolder:
 
     def open(self) -> tuple[Recipe, dict[str, Any], dict[str, Any] | None]:
         """Return recipe, environment and the last checkpoint (None before the first). Raises `UserError`."""
+        if not self.path.exists():
+            beside = self.path.parent.iterdir() if self.path.parent.is_dir() else ()
+            runs = [str(p) for p in sorted(beside) if (p / "recipe.yaml").is_file()]
+            raise UserError(f"{self.path}: there is no such run folder. {suggest(str(self.path), runs)}".strip())
         if not self.recipe.is_file() or not self.environment.is_file():
             raise UserError(
                 f"{self.path}: not a run folder: recipe.yaml or environment.json is missing. See: zoo train"

@@ -110,6 +110,15 @@ def start_from(family: Family, name: str) -> str:
     return f"weights from {name}: {len(fitting)} entries" + (f"; new: {shown}" if new else "")
 
 
+def unknown_prefix(prefix: str, names: Sequence[str]) -> str:
+    """Return the sentence that says that no parameter of those `names` begins so; nothing where one does."""
+    if any(name.startswith(prefix) for name in names):
+        return ""
+    depth = prefix.count(".") + 1
+    starts = dict.fromkeys(".".join(name.split(".")[:k]) for k in (depth, 1) for name in names)
+    return f'no parameter begins with "{prefix}". {suggest(prefix, starts)}'.strip()
+
+
 class Frozen:
     """Parts of a module that stand still during a stage: no gradients, and evaluation mode for their norms."""
 
@@ -117,12 +126,8 @@ class Frozen:
         """`free`: names of the parameters that the family itself lets move. Raises `UserError` for a strange prefix."""
         names = [name for name, _ in family.named_parameters()]
         for prefix in stage.freeze:
-            if not any(name.startswith(prefix) for name in names):
-                tops = dict.fromkeys(name.split(".")[0] for name in names)
-                raise UserError(
-                    f'stages: {stage.name}: freeze: no parameter begins with "{prefix}". '
-                    f"{suggest(prefix, tops)}".strip()
-                )
+            if unknown := unknown_prefix(prefix, names):
+                raise UserError(f"stages: {stage.name}: freeze: {unknown}")
         for name, parameter in family.named_parameters():
             parameter.requires_grad_(name in free and not name.startswith(stage.freeze))
         self.modules = [m for n, m in family.named_modules() if n and stage.freeze and n.startswith(stage.freeze)]

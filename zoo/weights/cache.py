@@ -7,7 +7,6 @@ served, so that weights whose publisher states no sum are the same on every late
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -72,9 +71,8 @@ def write(record: Pulled) -> None:
     """Write a record, atomically."""
     target = folder(record.name) / RECORD
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{RECORD}.{os.getpid()}.part")
-    partial.write_text(json.dumps(asdict(record), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(target)
+    with paths.replacing(target) as file:
+        file.write((json.dumps(asdict(record), indent=2, sort_keys=True) + "\n").encode())
 
 
 def stale(record: Pulled, card: WeightsCard) -> str:

@@ -123,7 +123,16 @@ def resolve(name: str) -> str:
             f'weights "{name}": several tags say they are the default: {", ".join(default)}. Write one out.'
         )
     having = f" It has tags: {', '.join(tags)}." if tags else ""
-    raise UserError(f'no weights "{name}".{having} {suggest(name, index, "zoo list weights")}')
+    known = [*_beside(name), *index]
+    raise UserError(f'no weights "{name}".{having} {suggest(name, known, "zoo list weights")}')
+
+
+def _beside(name: str) -> list[str]:
+    """Return the run folders and files of weights that lie where a path that leads to nothing points."""
+    folder = Path(name).expanduser().parent
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    runs = [p for p in inside if p.suffix == ".safetensors" or (p / "recipe.yaml").is_file()]
+    return [str(p) for p in runs]
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

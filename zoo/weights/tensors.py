@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo import paths
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,17 +58,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     order = sorted(tensors, key=lambda k: (-_RANK.index(_type(tensors[k])), k))
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("wb") as file:
-            file.write(_header({k: tensors[k] for k in order}, metadata))
-            for name in order:
-                file.write(_bytes(tensors[name]))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with paths.replacing(path) as file:
+        file.write(_header({k: tensors[k] for k in order}, metadata))
+        for name in order:
+            file.write(_bytes(tensors[name]))
 
 
 def _type(tensor: Tensor) -> str:
