@@ -18,10 +18,12 @@ from zoo.errors import UserError, suggest
 TABLES: dict[str, dict[str, str]] = {
     "family": {
         "cerberus": "zoo.families.cerberus:Cerberus",
+        "detr": "zoo.families.detr:Detr",
         "stardist": "zoo.families.stardist:StarDist",
         "unet": "zoo.families.unet:UNet",
     },
     "converter": {
+        "mfds-detr": "zoo.families.detr.published:convert_file",
         "plain": "zoo.weights.convert:plain_state_dict",
         "stardist": "zoo.families.stardist.convert:folder",
         "zoo": "zoo.weights.convert:zoo_file",
@@ -163,6 +165,8 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "procedure": {},
     "target": {
+        "box_assignment": "zoo.losses.detection:match",
+        "box_cost": "zoo.losses.detection:match_cost",
         "cerberus_objects": "zoo.families.cerberus.targets:object_targets",
         "cerberus_patch_class": "zoo.families.cerberus.targets:patch_class",
     },
@@ -171,11 +175,16 @@ TABLES: dict[str, dict[str, str]] = {
         "cerberus_instances": "zoo.families.cerberus.objects:instances",
         "cerberus_records": "zoo.families.cerberus.objects:records",
         "cerberus_windows": "zoo.families.cerberus.windows:windows",
+        "top_boxes": "zoo.postprocess.boxes:top_boxes",
     },
-    "transform": {},
+    "transform": {
+        "short_side": "zoo.nn.boxes:short_side",
+    },
     "cases": {
         "cerberus": "zoo.families.cerberus.cases:answer",
         "kimianet": "zoo.families.cerberus.kimianet:answer",
+        "leukemia-attri": "zoo.families.detr.cases:answer",
+        "mfds-detr": "zoo.families.detr.cases:answer",
         "asp/metric": "zoo.metrics.cases:answer",
         "mfds-detr/metric": "zoo.metrics.cases:answer",
         "miphei-vit/metric": "zoo.metrics.cases:answer",

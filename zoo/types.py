@@ -236,14 +236,15 @@ class InstancesPrediction:
 
 @dataclass(frozen=True)
 class BoxesPrediction:
-    """`xyxy` (N, 4) float32, `class_index` (N,) into `classes`, `scores` (N,) in [0, 1], `attributes` (N, A)
-    or None."""
+    """`xyxy` (N, 4) float32, `class_index` (N,) into `classes`, `scores` (N,) in [0, 1], `attributes` (N, A) or None;
+    `attribute_values`: attribute -> names of its values, in the order of the columns."""
 
     xyxy: NDArray[np.float32]
     classes: tuple[str, ...]
     class_index: NDArray[np.int64]
     scores: NDArray[np.float32]
     attributes: NDArray[np.int64] | None = None
+    attribute_values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     kind: Kind = field(default="boxes", init=False)
 
 

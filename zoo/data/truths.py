@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from zoo.errors import suggest
-from zoo.types import Instances, Semantic, Truth
+from zoo.types import Boxes, Instances, Semantic, Truth
 
 IGNORE = 255
 """The index that `as_semantic` writes where nothing is annotated."""
@@ -145,3 +145,19 @@ def instance_boundaries(
         lowest = ndimage.minimum_filter(np.where(labels == 0, largest, labels), size, mode="nearest")
     marked: NDArray[np.bool_] = (labels > 0) & (highest != lowest)
     return marked
+
+
+def boxes_of(truth: Instances) -> Boxes:
+    """Return the boxes around objects (H, W) in the order of their ids; one whose class is not known is left out.
+
+    Boxes are half-open: an object of one pixel has a box of one by one. Objects without classes are of class 1.
+    """
+    labels = truth.map
+    rows, kinds = [], []
+    for label, found in enumerate(ndimage.find_objects(labels), 1):
+        kind = 1 if truth.classes is None else truth.classes.get(label)
+        if found is not None and kind is not None:
+            down, across = found[-2:]
+            rows.append((across.start, down.start, across.stop, down.stop))
+            kinds.append(kind)
+    return Boxes(np.asarray(rows, np.float32).reshape(-1, 4), np.asarray(kinds, np.int64))

@@ -111,18 +111,23 @@ class Encoder(nn.Module):
     def layers(self) -> Iterator[nn.Module]:
         """Yield the layers from the input to the output, for learning rates that fall with depth."""
 
-    def forward(self, x: Tensor) -> Features:
-        """Return the features of (B, in_channels, H, W) of any size. Raises `UserError` on other channels."""
+    def forward(self, x: Tensor, pad: bool = True) -> Features:
+        """Return the features of (B, in_channels, H, W) of any size. Raises `UserError` on other channels.
+
+        `pad=False` hands the picture to the layers as it is, which convolutions with padding of their own can take: no
+        value depends on pixels that are not there.
+        """
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise UserError(
                 f"encoder {self.name}: the input has shape {tuple(x.shape)}. "
                 f"Expected (B, {self.in_channels}, H, W). Build the encoder with the in_channels of the data."
             )
         height, width = x.shape[-2:]
-        padded = pad_to(x, self.divisor, self.minimum)
+        padded = pad_to(x, self.divisor, self.minimum) if pad or self.patch else x
+        whole = padded.shape[-2], padded.shape[-1]
         found = self.extract(padded)
         maps = tuple(
-            fit(level, (padded.shape[-2] // s, padded.shape[-1] // s))[..., : ceil_div(height, s), : ceil_div(width, s)]
+            fit(level, (ceil_div(whole[0], s), ceil_div(whole[1], s)))[..., : ceil_div(height, s), : ceil_div(width, s)]
             for level, s in zip(found.maps, self.strides, strict=True)
         )
         return Features(maps, found.tokens, found.prefix)

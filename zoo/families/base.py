@@ -174,7 +174,7 @@ class Procedure:
 
     def validation_loss(self, family: Family, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Return named losses of a validation batch; `total` is what `monitor: loss` watches."""
-        terms = family.loss(family.forward(family.prepare(batch.inputs)), batch, progress)
+        terms = family.loss(family.forward(family.prepare(family.inputs_of(batch))), batch, progress)
         return {**terms, "total": torch.stack(list(terms.values())).sum()}
 
 
@@ -188,7 +188,7 @@ class Supervised(Procedure):
     def step(self, family: Family, batch: Batch, ctx: Context) -> None:
         terms: dict[str, Tensor] = {}
         for stream, part in batch.streams():
-            maps = family.forward(family.prepare(part.inputs))
+            maps = family.forward(family.prepare(family.inputs_of(part)))
             prefix = "" if stream == "main" else f"{stream}/"
             terms |= {prefix + name: value for name, value in family.loss(maps, part, ctx.progress).items()}
         ctx.update("model", torch.stack(list(terms.values())).sum())
@@ -250,6 +250,10 @@ class Family(nn.Module):
         return {}
 
     # what it computes
+
+    def inputs_of(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what `prepare` gets of a batch; a family that looks at padding, or at truths to learn, adds them."""
+        return batch.inputs
 
     def prepare(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return inputs with `image` encoded as `spec.encoding` says: (B, C, ...) uint8 or float in, float out.

@@ -168,7 +168,8 @@ def _parts(family: Family, source: Source, settings: Settings) -> Iterator[Part]
     runner = Runner(quick, settings.seed, settings.infer, limits)
     grid = ModelGrid(source, shape, tiles.columns.padded, spec.padding)
     out = (spec.out(shape)[0], spec.out(shape)[1])
-    if spec.stitch == "objects" and tiles.count > 1:
+    boxes_only = {output.kind for output in spec.outputs.values()} == {"boxes"}  # whose raw maps may be no maps at all
+    if spec.stitch == "objects" and (tiles.count > 1 or boxes_only):
         yield from blocks.tiles(family, runner, grid, tiles, source.shape, settings.batch, settings.decode)
         return
     bands = stitched(runner, grid, tiles, settings.batch, spec.scales)

@@ -202,14 +202,14 @@ def losses(
     """
     plain = type(procedure).validation_loss is Procedure.validation_loss and type(family).infer is Family.infer
     if plain:
-        maps = family.forward(family.prepare(batch.inputs))
+        maps = family.forward(family.prepare(family.inputs_of(batch)))
         terms = family.loss(maps, batch, progress)
         return {**terms, "total": torch.stack(list(terms.values())).sum()}, maps if want_maps else None
     terms = procedure.validation_loss(family, batch, progress)
     if not want_maps:
         return terms, None
     generator = torch.Generator().manual_seed(0)
-    return terms, family.infer(family.prepare(batch.inputs), rng=generator)
+    return terms, family.infer(family.prepare(family.inputs_of(batch)), rng=generator)
 
 
 def decoded(family: Family, maps: Maps, batch: Batch) -> list[dict[str, Prediction]]:

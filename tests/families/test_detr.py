@@ -1,0 +1,272 @@
+"""The family detr: what every family promises, and what is peculiar to a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from tester import FamilyTester
+
+import zoo
+from zoo.cards import DatasetCard
+from zoo.errors import UserError
+from zoo.families.detr import learn, published, targets
+from zoo.families.detr.attributes import attribute_loss, whole_cells
+from zoo.families.detr.model import Detr
+from zoo.families.detr.options import DetrOptions
+from zoo.families.detr.queries import noisy_matches, noisy_queries
+from zoo.losses.detection import Objects
+from zoo.types import Batch, Boxes, Geometry, Instances, Meta, Sample
+
+SHAPES = {"size": ["small", "large"], "shape": ["round", "lobed", "other"]}
+MIXED = {"selection": "mixed", "neck": "plain", "dense": 3, "denoising": 2, "one_to_many": 8, "repeats": 2}
+
+
+class TestDetr(FamilyTester):
+    family = "detr"
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "one-stage": {"refine": False, "neck": "fpn", "positions": "learned", "freeze": "norms"},
+        "mixed": MIXED,
+        "attributes": {"neck": "plain", "encoder_layers": 0, "attributes": {"values": SHAPES}},
+    }
+
+
+def small(**changes: Any) -> Detr:
+    torch.manual_seed(0)
+    made = zoo.create("detr", **(Detr.tiny() | {"neck": "plain", "encoder_layers": 0} | changes))
+    assert isinstance(made, Detr)
+    return made
+
+
+def batch_of(boxes: list[list[list[float]]], size: int = 64, **more: Any) -> Batch:
+    """Return a batch of black images with boxes, all of class 0 unless `classes` says otherwise."""
+    count = len(boxes)
+    classes = more.pop("classes", [[0] * len(own) for own in boxes])
+    return Batch(
+        {"image": torch.zeros(count, 3, size, size, dtype=torch.uint8)},
+        {
+            "boxes": [torch.tensor(own, dtype=torch.float32).reshape(-1, 4) for own in boxes],
+            "classes": [torch.tensor(own, dtype=torch.int64) for own in classes],
+            **more,
+        },
+        {"boxes": torch.ones(count, dtype=torch.bool)},
+        torch.ones(count, size, size, dtype=torch.bool),
+        [Meta("s", "d", Geometry((size, size)))] * count,
+    )
+
+
+def card(**truth: Any) -> DatasetCard:
+    told = {"kind": "boxes", "classes": ["RBC", "WBC"], **truth}
+    return DatasetCard.model_validate(
+        {
+            "zoo": 1,
+            "name": "imaginary",
+            "summary": "For tests.",
+            "reader": "folder",
+            "licence": {"name": "CC0-1.0", "allows": ["research"]},
+            "truths": {"cells": told},
+        }
+    )
+
+
+def test_two_stage_regions_and_every_neck_learn() -> None:
+    """Every part gets a gradient in configurations that the shared tester does not run."""
+    regions = {"attributes": {"values": {"size": ["small", "large"]}, "head": "regions", "loss": "asymmetric"}}
+    for changes in ({"selection": "two-stage", "neck": "pafpn", "levels": 4}, {"neck": "bifpn", **regions}):
+        family = small(**changes).train()
+        batch = batch_of([[[4, 4, 30, 30]], []])
+        if "attributes" in changes:
+            batch.targets["attributes"] = [torch.tensor([[1]]), torch.zeros(0, 1, dtype=torch.int64)]
+        maps = family(family.prepare(family.inputs_of(batch)))
+        torch.stack(list(family.loss(maps, batch, 0.0).values())).sum().backward()
+        assert [n for n, p in family.named_parameters() if p.grad is None] == []
+
+
+def test_padding_changes_nothing() -> None:
+    """An image beside a larger one, padded, says what it says alone (where convolutions see the same zeros)."""
+    family = small(pad=False, neck="plain", encoder_layers=1)
+    image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    padded = torch.zeros(1, 3, 128, 128, dtype=torch.uint8)
+    padded[..., :64, :64] = image
+    valid = torch.zeros(1, 128, 128, dtype=torch.bool)
+    valid[:, :64, :64] = True
+    with torch.inference_mode():
+        alone = family(family.prepare({"image": image}))
+        beside = family(family.prepare({"image": padded, "valid": valid}))
+    assert beside["size"].tolist() == [[64, 64]]
+    assert float((alone["boxes"] - beside["boxes"]).abs().mean()) < 0.02
+
+
+def test_scaling_inside_the_network_keeps_pixels_of_the_source() -> None:
+    family = small(short_side=32, long_side=48)
+    image = torch.zeros(1, 3, 64, 128, dtype=torch.uint8)
+    prepared = family.prepare({"image": image})
+    assert tuple(prepared["image"].shape[-2:]) == (24, 48)
+    maps = family.activate(family(prepared))
+    found = family.decode(maps, [Geometry((32, 64), (2.0, 2.0))], threshold=0.0)[0]["boxes"]
+    assert found.xyxy[:, 2].max() <= 64
+    assert found.xyxy[:, 3].max() <= 32
+
+
+def test_images_of_different_sizes_are_scaled_each_for_itself() -> None:
+    family = small(short_side=32)
+    valid = torch.ones(2, 64, 64, dtype=torch.bool)
+    valid[1, 32:] = False
+    prepared = family.prepare({"image": torch.full((2, 3, 64, 64), 200, dtype=torch.uint8), "valid": valid})
+    assert tuple(prepared["image"].shape) == (2, 3, 32, 64)
+    assert prepared["mask"][0, :, 32:].all()
+    assert not prepared["mask"][1].any()
+    assert (prepared["image"][0, :, :, 32:] == 0).all()
+
+
+def test_the_loss_falls_when_boxes_are_right() -> None:
+    family, batch = small(), batch_of([[[8, 8, 40, 40], [44, 20, 60, 50]]], classes=[[1, 0]])
+    maps = family(family.prepare(batch.inputs))
+    truth = learn.truths(batch).objects[0]
+    right = {name: value.detach().clone() for name, value in maps.items()}
+    right["logits"][:] = -8.0
+    for query, (label, box) in enumerate(zip(truth.labels, truth.boxes, strict=True)):
+        right["logits"][0, query, label], right["boxes"][0, query] = 8.0, box
+    terms = family.loss(right, batch, 0.0)
+    assert sum(float(v) for v in terms.values()) < 0.01
+    assert sum(float(v.detach()) for v in family.loss(maps, batch, 0.0).values()) > 1
+
+
+def test_two_hundred_boxes_or_none_are_learnt() -> None:
+    family = small().train()
+    many = [[float(i % 8), float(i // 8), float(i % 8 + 20), float(i // 8 + 20)] for i in range(200)]
+    for boxes in ([many, []], [[], []]):
+        batch = batch_of(boxes)
+        terms = family.loss(family(family.prepare(family.inputs_of(batch))), batch, 0.0)
+        assert all(torch.isfinite(v) for v in terms.values())
+
+
+def test_boxes_outside_or_without_area_are_no_truths() -> None:
+    batch = batch_of([[[70, 70, 90, 90], [5, 5, 5, 20], [50, 50, 80, 80]]])
+    objects = learn.truths(batch).objects[0]
+    assert objects.boxes.tolist() == [[(50 + 64) / 2 / 64, (50 + 64) / 2 / 64, 14 / 64, 14 / 64]]
+
+
+def test_targets_map_classes_and_attributes_by_name() -> None:
+    truth = card(classes=["RBC", "neutrophil", "blast"], attributes={"shape": ["lobed", "round"]})
+    options = DetrOptions(
+        classes=("white",),
+        merge={"white": ("blast", "neutrophil")},
+        attributes={"values": {"size": ("small", "large"), "shape": ("round", "lobed")}},  # type: ignore[arg-type]
+    )
+    maker = targets.make(options, truth)
+    boxes = Boxes(
+        np.array([[0, 0, 5, 5], [1, 1, 9, 9], [2, 2, 2, 9], [3, 3, 8, 8]], np.float32),
+        np.array([1, 2, 3, 3]),
+        np.array([[0], [0], [1], [-1]]),
+    )
+    made = maker(Sample("s", "d", np.zeros((3, 10, 10), np.uint8), truth={"cells": boxes}))
+    assert made["boxes"].tolist() == [[1, 1, 9, 9], [3, 3, 8, 8]]
+    assert made["classes"].tolist() == [0, 0]
+    assert made["attributes"].tolist() == [[-1, 1], [-1, -1]]
+
+
+def test_objects_become_the_boxes_around_them() -> None:
+    labels = np.zeros((8, 10), np.int32)
+    labels[2:4, 3:7], labels[5, 9] = 1, 4
+    maker = targets.make(DetrOptions(classes=("cell",)), card(kind="instances", classes=["cell"]))
+    made = maker(Sample("s", "d", np.zeros((3, 8, 10), np.uint8), truth={"cells": Instances(labels)}))
+    assert made["boxes"].tolist() == [[3, 2, 7, 4], [9, 5, 10, 6]]
+
+
+def test_mistakes_are_named() -> None:
+    cases: list[tuple[Mapping[str, Any], str]] = [
+        ({"selection": "mixed", "refine": False}, "needs boxes that are refined"),
+        ({"denoising": 2}, "needs queries that begin as boxes"),
+        ({"neck": "hs-fpn", "levels": 5}, "gives 4 levels"),
+        ({"width": 30}, "multiple of 4"),
+        ({"threshold": {"WBS": 0.5}}, "no class WBS"),
+        ({"encoder": "resnet5O"}, "resnet50"),
+        ({"classes": ["WBC", "WBC"]}, "each once"),
+    ]
+    for changes, words in cases:
+        with pytest.raises((UserError, Exception), match=words):
+            small(**changes)
+    with pytest.raises(UserError, match='no feature "levl0"'):
+        small()({"image": torch.zeros(1, 3, 64, 64)}, ["levl0"])
+    with pytest.raises(ValueError, match="no boxes and no objects"):
+        targets.resolve(DetrOptions(), [card(kind="label")])
+
+
+def test_noisy_queries_begin_near_their_truth() -> None:
+    torch.manual_seed(0)
+    boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.3, 0.6, 0.1, 0.4]]])
+    labels, places = noisy_queries(torch.tensor([[0, 1]]), boxes, groups=50, noise=0.4, classes=2, first=0)
+    assert places.shape == (1, 100, 4)
+    apart = (places.view(50, 2, 4) - boxes).abs()
+    assert (apart <= 0.4 * boxes[..., 2:].repeat(1, 1, 2) + 1e-6).all()
+    assert 0.02 < float((labels.view(50, 2) != torch.tensor([0, 1])).float().mean()) < 0.25
+    matches, real = noisy_matches([Objects(torch.tensor([1]), boxes[0, :1])], 3, 2)
+    assert matches[0][0].tolist() == [0, 2, 4]
+    assert matches[0][1].tolist() == [0, 0, 0]
+    assert real.tolist() == [[True, False] * 3]
+
+
+def test_attributes_that_are_missing_cost_nothing() -> None:
+    logits = torch.randn(4, 5, requires_grad=True)
+    labels = torch.tensor([[0, 2], [-1, -1], [1, -1], [-1, 1]])
+    loss = attribute_loss(logits, labels, [2, 3], "cross_entropy")
+    own = [(0, 0), (2, 1)]
+    by_hand = -sum(logits[r, :2].log_softmax(0)[c] for r, c in own)
+    by_hand = by_hand - logits[0, 2:].log_softmax(0)[2] - logits[3, 2:].log_softmax(0)[1]
+    torch.testing.assert_close(loss, by_hand / 4)
+    loss.backward()
+    assert logits.grad is not None
+    assert (logits.grad[1] == 0).all()
+    nothing = attribute_loss(logits, torch.full((4, 2), -1), [2, 3], "cross_entropy")
+    assert float(nothing.detach()) == 0
+
+
+def test_regions_have_a_cell_at_least() -> None:
+    corners = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.99, 0.0, 1.0, 1.0], [0.0, 0.26, 0.49, 0.51]])
+    assert whole_cells(corners, (4, 8)).tolist() == [[4, 2, 5, 3], [7, 0, 8, 4], [0, 1, 3, 2]]
+
+
+def test_overlapping_boxes_of_a_class_are_dropped_where_asked() -> None:
+    maps = {
+        "logits": torch.tensor([[[0.9, 0.1], [0.8, 0.1], [0.1, 0.7]]]),
+        "boxes": torch.tensor([[[0.5, 0.5, 0.4, 0.4], [0.51, 0.5, 0.4, 0.4], [0.5, 0.5, 0.4, 0.4]]]),
+        "size": torch.tensor([[100.0, 100.0]]),
+    }
+    geometry = [Geometry((100, 100))]
+    assert len(small().decode(maps, geometry)[0]["boxes"].scores) == 3
+    found = small(overlap=0.6).decode(maps, geometry)[0]["boxes"]
+    assert found.class_index.tolist() == [0, 1]
+    found = small(threshold={"WBC": 0.75}).decode(maps, geometry)[0]["boxes"]
+    assert found.class_index.tolist() == [0, 0]
+
+
+def test_published_entries_that_are_not_needed_are_told() -> None:
+    options = DetrOptions(classes=("a",), neck="hs-fpn")
+    one, other = torch.zeros(1, 4), torch.ones(1, 4)
+    state = {
+        "class_embed.0.weight": one,
+        "class_embed.1.weight": other,
+        "input_proj.0.0.weight": one,
+        "fpn_proj_list.0.0.weight": one,
+        "transformer.level_embed": one,
+    }
+    found, notes = published.convert(state, options)
+    assert torch.equal(found["class_embed.0.weight"], other)
+    assert set(found) == {"class_embed.0.weight", "level_embed"}
+    assert any("never uses" in note for note in notes)
+    assert any("differ" in note for note in notes)
+
+
+def test_large_pictures_are_found_in_tiles() -> None:
+    family = small(tile=64, margin=16, threshold=0.0)
+    image = np.random.default_rng(0).integers(0, 255, (100, 150, 3), dtype=np.uint8)
+    found = family.predict(image)
+    assert found.kind == "boxes"
+    assert (found.xyxy >= 0).all()
+    assert (found.xyxy[:, 2] <= 150).all()
+    whole = family.predict(image[:50, :60])
+    assert (np.diff(whole.scores) <= 0).all()
