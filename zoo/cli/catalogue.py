@@ -160,7 +160,7 @@ def weights() -> list[Item]:
             "gate": card.gate,
             "file": str(files[0]),
         }
-        columns = (state, shorten(card.of, 12), shorten(code, 14), licence.name)
+        columns = (state, f"{licence.name}; code {code}")
         found.append(Item(card.name, columns, card.family or "", licence.name, state == "here", values))
     return found
 

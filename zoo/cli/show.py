@@ -13,6 +13,8 @@ from zoo.errors import UserError, counted, suggest
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from zoo.cards import WeightsCard
+
 Page = tuple[dict[str, Any], str]
 """Values for JSON, and text for a person."""
 
@@ -23,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name", metavar="NAME", help="a name from `zoo list`, or `recipe`, `dataset-card`, `weights-card`"
     )
     parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--markdown", action="store_true", help="a page for documentation (weights)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,12 +33,23 @@ def run(args: argparse.Namespace) -> int:
     pages = {kind: show for kind in PAGES if (show := PAGES[kind](args.name)) is not None}
     if not pages:
         raise UserError(f'zoo show: nothing is named "{args.name}". {suggest(args.name, _all_names(), "zoo list")}')
-    if args.json:
+    if args.markdown:
+        print(_markdown(args.name))
+    elif args.json:
         values = {kind: page[0] for kind, page in pages.items()}
         print(as_json(values if len(values) > 1 else next(iter(values.values()))))
     else:
         print("\n\n".join(page[1] for page in pages.values()))
     return 0
+
+
+def _markdown(name: str) -> str:
+    from zoo.weights import page, store
+
+    try:
+        return page.markdown(store.card(store.resolve(name)))
+    except UserError as error:
+        raise UserError(f"zoo show --markdown: {error}") from None
 
 
 def _all_names() -> list[str]:
@@ -150,14 +164,38 @@ def _dataset(name: str) -> Page | None:
 
 
 def _weights(name: str) -> Page | None:
-    from zoo.cards import read_weights_card
-    from zoo.weights.store import card_files
+    from zoo.cli.catalogue import STATES, state_of
+    from zoo.weights import store
 
-    known = card_files()
-    names = [n for n in known if name in (n, n.split(".")[0])]
-    cards = [read_weights_card(known[n]) for n in names]
-    chosen = [card for card in cards if card.name == name or card.default] or cards
-    return _card("weights", chosen[0].model_dump(mode="json"), known[chosen[0].name]) if chosen else None
+    index = store.card_index()
+    if not any(name in (n, n.split(".")[0]) for n in index):
+        return None
+    card = store.card(store.resolve(name))
+    state = state_of(card)
+    found = store.local(card) if state == "here" else None
+    head = [f"weights {card.name}", paragraph(card.summary), f"{index[card.name][0]}", ""]
+    head.append(paragraph(f"{state}: {found or STATES[state].replace('NAME', card.name)}", "  ", ""))
+    values = {"kind": "weights", "state": state, "path": found, **card.model_dump(mode="json")}
+    return values, "\n".join([*head, *_parts(card)])
+
+
+def _parts(card: WeightsCard) -> list[str]:
+    """Return the lines of a weights card, in 80 columns."""
+    from zoo.weights import page
+
+    lines = []
+    for part in page.parts(card):
+        lines += ["", part.title] if part.title else [""]
+        width = max((len(what) for what, _ in part.rows), default=0)
+        for what, value in part.rows:
+            lines.append(
+                paragraph(value, " " * (width + 4 if width else 2), f"  {what.ljust(width)}  " if width else "  ")
+            )
+        if part.table:
+            rows = [tuple(part.head), *part.table]
+            widths = [max(len(row[i]) for row in rows) for i in range(len(part.head))]
+            lines += ["  " + "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+    return lines
 
 
 def _component(kind: str) -> Callable[[str], Page | None]:

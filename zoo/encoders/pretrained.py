@@ -22,6 +22,7 @@ from zoo.encoders import listing
 from zoo.encoders.listing import Info, Weights
 from zoo.errors import UserError, suggest
 from zoo.fetch import FetchError, forbidden, http, hub
+from zoo.weights import store
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +74,8 @@ def find(info: Info, weights: str | Path) -> File | None:
 
 
 def choose(info: Info, weights: str | Path) -> Weights | Path | None:
-    """Return what `weights` names: known weights, a file of the user's own, or None for "none". Raises `UserError`."""
+    """Return what `weights` names: known weights, a file (the user's, or a pulled one that has a card), or None for
+    "none". Raises `UserError`."""
     text = str(weights)
     if text == "none":
         return None
@@ -85,6 +87,11 @@ def choose(info: Info, weights: str | Path) -> Weights | Path | None:
     path = Path(weights).expanduser()
     if path.is_file():
         return path
+    if text in store.card_index():
+        card = store.card(text)
+        if card.encoder is None:
+            raise UserError(f"encoder {info.name}: weights: {text} are those of a whole {card.family}. {_tags(info)}")
+        return store.find(text).path
     if path.suffix or os.sep in text:
         raise UserError(f"encoder {info.name}: weights: no file {path}. Expected none, imagenet, a tag or a file.")
     raise UserError(f'encoder {info.name}: no weights "{text}". {suggest(text, info.weights)} {_tags(info)}'.strip())

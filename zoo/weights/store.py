@@ -110,11 +110,16 @@ def card(name: str) -> cards.WeightsCard:
 
 
 def resolve(name: str) -> str:
-    """Return the whole name behind a name whose tag may be left out. Raises `UserError` with the nearest names."""
+    """Return the whole name behind a name whose tag may be left out: the default's, or the only one.
+
+    Raises `UserError` with the nearest names.
+    """
     index = card_index()
     if name in index:
         return name
     tags = [n for n in index if n.split(".")[0] == name]
+    if len(tags) == 1:
+        return tags[0]
     default = [n for n in tags if card(n).default]
     if len(default) == 1:
         return default[0]
