@@ -62,6 +62,11 @@ class Loading(Schema):
     """Resample every image of known spacing to this um per pixel; none = as it is."""
     balance: Literal["none", "datasets", "classes", "foreground"] = "none"
     """Which samples come more often: none | by dataset weight | rare classes | patches with something in them."""
+    foreground: float = Field(default=0.5, ge=0, le=1)
+    """Share of patches that must hold something, under `balance: foreground`."""
+    patch_epochs: PositiveInt | None = None
+    """Cut the patches of so many epochs once, with their targets, and use them again in another order under new light;
+    none = every epoch cuts anew. For targets that cost more than the step."""
     augment: str | tuple[Component, ...] = "none"
     """A preset (none, light, he-strong, fluorescence) or a list of augmentations."""
     augment_on: Literal["workers", "device"] = "workers"

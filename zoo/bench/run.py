@@ -43,7 +43,7 @@ class Settings:
 
     metrics: tuple[str, ...] | None = None
     limit: int | None = None
-    mpp: float | str | None = None
+    mpp: float | tuple[float, ...] | str | None = None
     device: str = "cpu"
     seed: int = 0
     pictures: bool = True
@@ -72,7 +72,7 @@ def bench(
     allow_leakage: bool = False,
     metrics: Sequence[str] | None = None,
     limit: int | None = None,
-    mpp: float | str | None = None,
+    mpp: float | tuple[float, ...] | str | None = None,
     device: str = "cpu",
     seed: int = 0,
     save_pictures: bool = True,
@@ -245,7 +245,9 @@ class _Work:
 
     def _predict(self, family: Family, sample: Sample) -> tuple[dict[str, Prediction], float]:
         image = sample.image[0] if len(sample.image) == 1 else np.moveaxis(sample.image, 0, -1)
-        mpp = sample.spacing[-1] if sample.spacing else self.settings.mpp
+        mpp: Any = self.settings.mpp
+        if sample.spacing:
+            mpp = sample.spacing if sample.axes == "CZYX" else sample.spacing[-1]
         started = time.perf_counter()
         predict = registry.get("engine", "predict")
         found = predict(family, image, mpp=mpp, seed=self.settings.seed, **self.settings.options)

@@ -20,13 +20,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="images, folders or globs")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results; sub-folders are kept")
     add_prediction_arguments(parser)
+    parser.add_argument(
+        "--labels", choices=("tif", "zarr"), default="tif", help="label volumes as OME-TIFF or OME-Zarr (default tif)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="predict again what is there already")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def add_prediction_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `zoo predict` and `zoo bench` have in common."""
-    parser.add_argument("--mpp", metavar="UM", help="um per pixel of images that do not say it, or native: as they are")
+    parser.add_argument(
+        "--mpp",
+        metavar="UM",
+        help="um per pixel of images that do not say it (z,y,x of volumes), or native: as they are",
+    )
     parser.add_argument("--tile", type=int, metavar="N", help="side of a tile in model pixels")
     parser.add_argument("--overlap", type=int, metavar="N", help="pixels that neighbouring tiles share")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="tiles at once (default 8)")
@@ -35,19 +42,19 @@ def add_prediction_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="key=value", help="an option of the family")
 
 
-def resolution(text: str | None) -> float | Literal["native"] | None:
-    """Return what `--mpp` says: a number, "native" or None. Raises `UserError`."""
+def resolution(text: str | None) -> float | tuple[float, ...] | Literal["native"] | None:
+    """Return what `--mpp` says: a number, one for each of z, y and x, "native" or None. Raises `UserError`."""
     if text is None:
         return None
     if text == "native":
         return "native"
     try:
-        value = float(text)
+        values = tuple(float(part) for part in text.split(","))
     except ValueError:
-        value = 0.0
-    if not 0 < value < 1e4:
-        raise UserError(f'--mpp: "{text}" will not do. Expected um per pixel, as 0.5, or native')
-    return value
+        values = (0.0,)
+    if len(values) not in (1, 3) or not all(0 < value < 1e4 for value in values):
+        raise UserError(f'--mpp: "{text}" will not do. Expected um per pixel, as 0.5, or z,y,x of volumes, or native')
+    return values[0] if len(values) == 1 else values
 
 
 def device(name: str) -> str:
@@ -94,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         overwrite=args.overwrite,
         progress=not args.quiet,
+        labels=args.labels,
         **options(args),
     )
     for failure in summary.failures:

@@ -76,6 +76,15 @@ class Augment:
         self.preset = isinstance(spec, str)
         self.steps = [build(component) for component in components(spec)]
 
+    def split(self) -> tuple[Augment, Augment]:
+        """Return the steps that move things, and those that change their light, as two chains."""
+        chains = []
+        for moves in (True, False):
+            part = Augment(())
+            part.preset, part.steps = self.preset, [step for step in self.steps if step.moves == moves]
+            chains.append(part)
+        return chains[0], chains[1]
+
     def check(self, channels: Sequence[str], axes: str = "CYX") -> None:
         """Raise `UserError` where a step of a list cannot work on such images."""
         for step in self.steps:

@@ -14,11 +14,12 @@ import signal
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils import data as torch_data
 
 from zoo.cards import DatasetCard
@@ -115,7 +116,13 @@ class _Work(torch_data.Dataset[Any]):
         self.size, self.mpp = loading.size, loading.mpp
         self.whole = not training and loading.size is None
         self.channels: tuple[str, ...] | None = None
-        self.stretch: tuple[float, float] | None = None
+        self.stretch: tuple[float, float, bool] | None = None
+        self.light: Callable[[Sample, int], Sample] | None = None
+        patches = (
+            loading.patch_epochs * (loading.samples or sum(len(s) for s in sources)) if loading.patch_epochs else 0
+        )
+        self.samples = patches // loading.patch_epochs if loading.patch_epochs else 0
+        self.patches = SharedCache(patches) if training and patches else None
         self.augment: Callable[[Sample, int], Sample] | None = None
         self.starts = list(itertools.accumulate((len(s) for s in sources), initial=0))
         self.cache = SharedCache(self.starts[-1]) if loading.cache == "memory" else None
@@ -146,6 +153,32 @@ class _Work(torch_data.Dataset[Any]):
 
     def item(self, draw: Draw) -> Item:
         """Return one item of a batch: a function of (seed, epoch, position)."""
+        if self.patches is None:
+            return self._item(*self._patch(draw), draw.dataset)
+        place = draw.epoch * self.samples + draw.position
+        found = self.patches.get(place)
+        if found is None:
+            sample, valid, meta, targets = self._patch(draw)
+            found = (sample.with_(truth={}), valid, meta, targets)  # what comes after needs no truth
+            self.patches.put(place, found)
+        sample, valid, meta, targets = found
+        if self.light is not None and draw.use is not None:
+            sample = self.light(sample, int(generator(self.seed, 7, draw.use, draw.position).integers(2**31)))
+        return self._item(sample, valid, meta, targets, draw.dataset)
+
+    def _item(
+        self,
+        sample: Sample,
+        valid: NDArray[np.bool_],
+        meta: Meta,
+        targets: dict[str, NDArray[Any]],
+        dataset: int = 0,
+    ) -> Item:
+        image = numbers(sample.image)
+        return Item(image, valid, targets, self.makers[dataset], meta, None if self.stretch is None else limits(image))
+
+    def _patch(self, draw: Draw) -> tuple[Sample, NDArray[np.bool_], Meta, dict[str, NDArray[Any]]]:
+        """Return a patch with where it is valid, where it comes from, and its targets."""
         whole, source_shape = self.decoded(draw.dataset, draw.image)
         rng = generator(self.seed, 4, draw.epoch, draw.position)
         sample = with_valid(whole)
@@ -157,12 +190,10 @@ class _Work(torch_data.Dataset[Any]):
         if self.augment is not None:
             sample = self.augment(sample, int(rng.integers(2**31)))
         sample, valid = take_valid(sample)
-        maker = self.makers[draw.dataset]
         scale = tuple(new / old for new, old in zip(whole.shape, source_shape, strict=True))
         geometry = Geometry(source_shape, scale, tuple(map(float, start)))
         meta = Meta(sample.id, sample.dataset, geometry, sample.group, sample.center, sample.spacing)
-        image = numbers(sample.image)
-        return Item(image, valid, maker(sample), maker, meta, None if self.stretch is None else limits(image))
+        return sample, valid, meta, self.makers[draw.dataset](sample)
 
     @staticmethod
     def _alike(items: Sequence[Item]) -> list[list[Item]]:
@@ -233,9 +264,9 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         channels: tuple[str, ...] | None = None,
-        mpp: float | None = None,
+        mpp: float | tuple[float, ...] | None = None,
         datasets: Sequence[Source] | None = None,
-        stretch: tuple[float, float] | None = None,
+        stretch: tuple[float, float, bool] | None = None,
         start_method: str | None = None,
     ) -> None:
         if mpp is not None:
@@ -257,6 +288,8 @@ class Loader:
             augment = Augment(loading.augment)
             augment.check(channels or self.datasets[0].card.channels, self.datasets[0].card.axes)
             self._work.augment = augment
+            if loading.patch_epochs is not None:
+                self._work.augment, self._work.light = augment.split()
         self._seed, self._sizes = seed, sizes
         self._plan: Plan | None = None
         self._queue: list[list[Draw]] = []
@@ -294,12 +327,21 @@ class Loader:
     def draws(self, epoch: int) -> list[list[Draw]]:
         """Return the global batches of an epoch, as what is drawn for each."""
         if self.training:
-            drawn = self._planned().epoch(epoch)
+            drawn = self._drawn(epoch)
         else:
             pairs = [(d, i) for d, size in enumerate(self._sizes) for i in range(size)]
             drawn = [Draw(0, position, *pair) for position, pair in enumerate(pairs[: self.samples])]
         batch = self.loading.batch
         return [drawn[i * batch : (i + 1) * batch] for i in range(len(self))]
+
+    def _drawn(self, epoch: int) -> list[Draw]:
+        """Return an epoch's draws: new ones, or those of an earlier epoch whose patches are used again, shuffled."""
+        again = self.loading.patch_epochs
+        if again is None:
+            return self._planned().epoch(epoch)
+        drawn = self._planned().epoch(epoch % again)
+        order = generator(self._seed, 6, epoch).permutation(len(drawn)) if epoch >= again else range(len(drawn))
+        return [replace(drawn[i], use=epoch) for i in order]
 
     def _planned(self) -> Plan:
         if self._plan is None:
@@ -315,6 +357,7 @@ class Loader:
                 balance=self.loading.balance,
                 weights=[source.weight for source in self.loading.datasets],
                 contents=found,
+                foreground=self.loading.foreground,
             )
         return self._plan
 

@@ -7,7 +7,7 @@ the long run, however many samples an epoch has.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +26,7 @@ class Draw:
     """One position of an epoch: which image, and what its patch must contain.
 
     `focus`: a truth's key and a class index there; `FOREGROUND` for anything at all; None for a patch from anywhere.
+    `use`: the epoch in which a patch that was cut in `epoch` is used; what changes with each use depends on it.
     """
 
     epoch: int
@@ -33,6 +34,7 @@ class Draw:
     dataset: int
     image: int
     focus: tuple[str, int] | None = None
+    use: int | None = None
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:
@@ -64,7 +66,8 @@ class Plan:
     """The order of samples of every epoch.
 
     `sizes`: images of each dataset; `weights`: their shares under "datasets"; `contents`: under "classes", for each
-    image in order the (truth key, class) pairs that it contains.
+    image in order the (truth key, class) pairs that it contains; `foreground`: under "foreground", the share of patches
+    that must hold something.
     """
 
     def __init__(
@@ -76,7 +79,9 @@ class Plan:
         balance: Balance = "none",
         weights: Sequence[float] = (),
         contents: Sequence[frozenset[tuple[str, int]]] = (),
+        foreground: float = 0.5,
     ) -> None:
+        self.foreground = foreground
         self.sizes, self.samples, self.seed, self.balance = list(sizes), samples, seed, balance
         self.weights = list(weights) or [1.0] * len(self.sizes)
         self.starts = np.concatenate([[0], np.cumsum(self.sizes)]).astype(int)
@@ -95,11 +100,13 @@ class Plan:
             total = int(self.starts[-1])
             pairs = [self._place(i) for i in stream(total, epoch * self.samples, self.samples, self.seed)]
         draws = [Draw(epoch, position, *pair) for position, pair in enumerate(pairs)]
-        if self.balance == "foreground":  # every other patch: a model must also see fields with nothing in them
-            draws = [
-                Draw(d.epoch, d.position, d.dataset, d.image, FOREGROUND if d.position % 2 else None) for d in draws
-            ]
+        if self.balance == "foreground":  # not every patch: a model must also see fields with nothing in them
+            draws = [replace(d, focus=FOREGROUND) if self._chosen(d.position) else d for d in draws]
         return draws
+
+    def _chosen(self, position: int) -> bool:
+        """Return whether a position is one of the `foreground` share, evenly spread."""
+        return int((position + 1) * self.foreground) > int(position * self.foreground)
 
     def _place(self, image: int) -> tuple[int, int]:
         dataset = int(np.searchsorted(self.starts, image, side="right")) - 1

@@ -32,11 +32,13 @@ def number(value: Any, low: float, high: float, what: str) -> float:
 
 
 class Step:
-    """One augmentation. `p`: how often it is used; `colour`: needs red, green and blue; `planar`: not for volumes."""
+    """One augmentation. `p`: how often it is used; `colour`: needs red, green and blue; `planar`: not for volumes;
+    `moves`: changes where things are, and not only their light."""
 
     name: str = ""
     colour: ClassVar[bool] = False
     planar: ClassVar[bool] = False
+    moves: bool = False
 
     def __init__(self, p: float = 1.0) -> None:
         self.p = number(p, 0, 1, "p")
@@ -72,6 +74,8 @@ def with_xyxy(boxes: Boxes, xyxy: NDArray[Any]) -> Boxes:
 class Flips(Step):
     """Mirror each spatial axis with a chance of one half."""
 
+    moves = True
+
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         axes = tuple(a - len(sample.shape) for a in range(len(sample.shape)) if rng.random() < 0.5)
         if not axes:
@@ -91,6 +95,8 @@ class Flips(Step):
 
 class Rotate90(Step):
     """Turn the plane by a random number of right angles; height and width change places where it is odd."""
+
+    moves = True
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         turns = int(rng.integers(4))

@@ -18,14 +18,14 @@ LIMITS = (16.0, 224.0)
 """What the two percentiles become, of 255: some room is left for what is darker or brighter."""
 
 
-def stretch(sample: Sample, low: float, high: float) -> Sample:
-    """Return a sample whose channels have their percentiles `low` and `high` at `LIMITS`.
+def stretch(sample: Sample, low: float, high: float, joint: bool = False) -> Sample:
+    """Return a sample whose channels, or all of them together (`joint`), have their percentiles at `LIMITS`.
 
     uint8 stays uint8, rounded; everything else becomes float32 with the limits at `LIMITS` / 255. What lies outside
     [0, 255] (or [0, 1]) is clipped.
     """
     image = sample.image
-    flat = image.reshape(len(image), -1)
+    flat = image.reshape(1 if joint else len(image), -1)
     bottom, top = np.percentile(flat, [low, high], axis=1).astype(np.float32)
     spread = np.maximum(top - bottom, 1e-6)
     shape = (-1,) + (1,) * (image.ndim - 1)

@@ -115,6 +115,13 @@ def _options(path: Path, meta: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     return meta["family"], options
 
 
+def with_options(path: Path, options: Any) -> None:
+    """Write a file of weights anew with other options (an operating point); tensors and the rest stay."""
+    tensors, meta = store.read_tensors(path)
+    told = json.dumps(options.model_dump(mode="json", by_alias=True), sort_keys=True)
+    store.write_tensors(path, tensors, meta | {"options": told})
+
+
 def without_downloads(options: Any) -> Any:
     """Return options in which no part asks for pretrained weights: those of the file replace them anyway."""
     if isinstance(options, Mapping):

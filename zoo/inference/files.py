@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ import zoo
 from zoo import registry
 from zoo.errors import DataError, Interrupted, UserError
 from zoo.families.base import Family
+from zoo.inference import volume_files
 from zoo.inference.inputs import Item, find_images
 from zoo.inference.predict import Settings, predict_source, settings_for
 from zoo.inference.source import Mpp, Source, of_file, scale_of
@@ -71,6 +72,7 @@ def predict_files(
     seed: int = 0,
     overwrite: bool = False,
     progress: bool = True,
+    labels: Literal["tif", "zarr"] = "tif",
     **options: Any,
 ) -> Summary:
     """Predict images, folders and globs into the folder `out`; return what was done.
@@ -81,8 +83,9 @@ def predict_files(
     `Interrupted` on Ctrl-C.
     """
     out = Path(out)
-    settings = settings_for(family, options, mpp=mpp, tile=tile, overlap=overlap, batch=batch, seed=seed)
-    items = find_images(paths, out)
+    known: dict[str, Any] = {"mpp": mpp, "tile": tile, "overlap": overlap, "batch": batch, "seed": seed}
+    settings = settings_for(family, options, **known, labels=labels)
+    items = find_images(paths, out, family.spec.axes == "CZYX")
     _check_resolution(family, items, settings)
     _check_folder(out)
     summary = Summary(out)
@@ -123,6 +126,9 @@ def _check_resolution(family: Family, items: list[Item], settings: Settings) -> 
     """Raise `UserError` where the first readable image lacks a resolution that the model needs."""
     for item in items:
         try:
+            if family.spec.axes == "CZYX":
+                volume_files.check(family, item.path, settings.mpp)
+                return
             file = read_image(item.path)
         except DataError:
             continue
@@ -180,7 +186,7 @@ def _record(final: Path) -> dict[str, Any]:
 def _is_done(final: Path, key: str) -> bool:
     record = _record(final)
     files = record.get("files", [])
-    return record.get("key") == key and bool(files) and all((final.parent / name).is_file() for name in files)
+    return record.get("key") == key and bool(files) and all((final.parent / name).exists() for name in files)
 
 
 def _predict(family: Family, path: Path, final: Path, settings: Settings, key: str) -> None:
@@ -191,16 +197,19 @@ def _predict(family: Family, path: Path, final: Path, settings: Settings, key: s
         shutil.rmtree(left, ignore_errors=True)
     work.mkdir()
     try:
-        file = read_image(path)
-        source = of_file(file, family.spec)
-        about = _write(family, source, work, final.name, settings)
-        file.close()
+        if family.spec.axes == "CZYX":
+            about = _write_volume(family, path, work, final.name, settings)
+        else:
+            file = read_image(path)
+            about = _write(family, of_file(file, family.spec), work, final.name, settings)
+            file.close()
         before = _record(final).get("files", [])
         _named(final, RECORD).unlink(missing_ok=True)
         written = sorted(p.name for p in work.iterdir())
         for stale in set(before) - set(written):
-            (final.parent / Path(stale).name).unlink(missing_ok=True)
+            _remove(final.parent / Path(stale).name)
         for name in written:
+            _remove(final.parent / name)
             (work / name).replace(final.parent / name)
         record = {
             "zoo": zoo.__version__,
@@ -235,6 +244,27 @@ def _alive(pid: int) -> bool:
     except (OSError, OverflowError):
         return True  # another user's, or no number of a process at all
     return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write_volume(family: Family, path: Path, folder: Path, stem: str, settings: Settings) -> dict[str, Any]:
+    return volume_files.write(
+        family,
+        path,
+        folder,
+        stem,
+        mpp=settings.mpp,
+        tile=settings.tile,
+        overlap=settings.overlap,
+        labels=settings.labels,
+        decode=settings.decode,
+    )
 
 
 def _write(family: Family, source: Source, folder: Path, stem: str, settings: Settings) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from zoo.errors import UserError, suggest
 from zoo.io.images import IMAGE_SUFFIXES
+from zoo.io.volumes import VOLUME_SUFFIXES, is_volume_folder, suffix_of
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,10 @@ class Item:
     stem: Path
 
 
-def find_images(paths: Iterable[str | Path], out: Path) -> list[Item]:
+def find_images(paths: Iterable[str | Path], out: Path, volumes: bool = False) -> list[Item]:
     """Return the images of files, folders (with all below) and globs, sorted within each, each image once.
+
+    `volumes`: look for volumes instead; a folder that is an OME-Zarr volume is one.
 
     What lies in `out` or in a hidden folder is left out. Sub-folders of a folder or of a glob's fixed part are kept in
     the stem; images that differ in their endings only keep them. Raises `UserError` where a path leads to nothing or
@@ -31,23 +34,24 @@ def find_images(paths: Iterable[str | Path], out: Path) -> list[Item]:
     found: dict[Path, Path] = {}
     for path in paths:
         before = len(found)
-        hits = list(_expand(Path(path).expanduser()))
+        hits = list(_expand(Path(path).expanduser(), volumes))
         for image, relative in hits:
             resolved = image.resolve()
             if not resolved.is_relative_to(out):
                 found.setdefault(image, relative)
         if not hits or (len(found) == before and not any(image in found for image, _ in hits)):
-            raise UserError(f"{path}: no image there. Expected files that end in {', '.join(IMAGE_SUFFIXES)}.")
+            kinds = VOLUME_SUFFIXES if volumes else IMAGE_SUFFIXES
+            what = "volume" if volumes else "image"
+            raise UserError(f"{path}: no {what} there. Expected files that end in {', '.join(kinds)}.")
     if not found:
         raise UserError("no image given. Expected files, folders or globs.")
     return _named(found)
 
 
 def _named(found: dict[Path, Path]) -> list[Item]:
-    plain = Counter(relative.with_suffix("") for relative in found.values())
+    plain = Counter(_stem(relative) for relative in found.values())
     items = [
-        Item(image, relative if plain[relative.with_suffix("")] > 1 else relative.with_suffix(""))
-        for image, relative in found.items()
+        Item(image, relative if plain[_stem(relative)] > 1 else _stem(relative)) for image, relative in found.items()
     ]
     taken: dict[Path, Path] = {}
     for item in items:
@@ -60,16 +64,27 @@ def _named(found: dict[Path, Path]) -> list[Item]:
     return items
 
 
-def _expand(path: Path) -> Iterator[tuple[Path, Path]]:
+def _stem(path: Path) -> Path:
+    """Return a path without its ending: the double ones of volumes as a whole."""
+    name = path.name
+    for ending in (".nii.gz", ".ome.zarr"):
+        if name.lower().endswith(ending):
+            return path.with_name(name[: -len(ending)])
+    return path.with_suffix("")
+
+
+def _expand(path: Path, volumes: bool) -> Iterator[tuple[Path, Path]]:
     """Yield (image, its path relative to what the user named)."""
-    if path.is_dir():
-        yield from _below(path, sorted(path.rglob("*")))
+    if volumes and is_volume_folder(path):
+        yield path, Path(path.name)
+    elif path.is_dir():
+        yield from _below(path, sorted(path.rglob("*")), volumes)
     elif path.exists():
         yield path, Path(path.name)
     elif glob.has_magic(str(path)):
         root = Path(*_fixed(path))
         hits = [Path(hit) for hit in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207  (** and absolute)
-        yield from _below(root, hits)
+        yield from _below(root, hits, volumes)
     else:
         beside = path.parent.iterdir() if path.parent.is_dir() else ()
         near = [p.name for p in beside if p.suffix.lower() in IMAGE_SUFFIXES or p.is_dir()]
@@ -85,9 +100,16 @@ def _fixed(path: Path) -> list[str]:
     return parts
 
 
-def _below(root: Path, candidates: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
+def _below(root: Path, candidates: Iterable[Path], volumes: bool) -> Iterator[tuple[Path, Path]]:
+    inside: list[Path] = []
     for candidate in candidates:
         relative = candidate.relative_to(root)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        if candidate.suffix.lower() in IMAGE_SUFFIXES and not hidden and candidate.is_file():
+        if any(part.startswith(".") for part in relative.parts) or any(candidate.is_relative_to(p) for p in inside):
+            continue
+        if volumes and is_volume_folder(candidate):
+            inside.append(candidate)
             yield candidate, relative
+        elif candidate.is_file():
+            known = suffix_of(candidate) in VOLUME_SUFFIXES if volumes else candidate.suffix.lower() in IMAGE_SUFFIXES
+            if known:
+                yield candidate, relative

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from zoo.errors import UserError, suggest
 from zoo.families.base import Family, Maps
-from zoo.inference import blocks
+from zoo.inference import blocks, volumes
 from zoo.inference.blocks import Part, planes_of
 from zoo.inference.fast import fast
 from zoo.inference.resample import Resampling
@@ -35,7 +35,8 @@ WHOLE = 2**24
 class Settings:
     """How to predict. `tile`, `overlap`: model pixels, None = the family's; `batch`: tiles at once; `whole`: pixels up
     to which non-local decoding takes the picture in one piece; `fuse`: whether many tiles go through a fused network
-    (`zoo.inference.fast`); `infer` and `decode`: the family's own options."""
+    (`zoo.inference.fast`); `labels`: format of a label volume; `infer` and `decode`: the family's own options.
+    """
 
     mpp: Mpp = None
     tile: int | None = None
@@ -44,6 +45,7 @@ class Settings:
     seed: int = 0
     whole: int = WHOLE
     fuse: bool = True
+    labels: Literal["tif", "zarr"] = "tif"
     infer: Mapping[str, Any] = field(default_factory=dict)
     decode: Mapping[str, Any] = field(default_factory=dict)
 
@@ -59,7 +61,12 @@ def settings_for(family: Family, options: Mapping[str, Any], **known: Any) -> Se
     for name, value, least in (("tile", settings.tile, 1), ("overlap", settings.overlap, 0)):
         if value is not None and value < least:
             raise UserError(f"{name}: {value} pixels will not do. Expected {least} or more.")
-    if family.spec.stitch != "latents":  # which cuts no tiles
+    if family.spec.axes == "CZYX":
+        divisors = family.spec.divisors or (family.spec.divisor,) * 3
+        margin = family.spec.margin if settings.overlap is None else settings.overlap // 2
+        for side, divisor in zip(volumes.tiles_of(family.spec, settings.tile), divisors, strict=True):
+            volumes.along(4 * side, side, margin, divisor)
+    elif family.spec.stitch != "latents":  # which cuts no tiles
         side = settings.tile or family.spec.tile
         tile_plan(family, (4 * side, 4 * side), settings)
     taken = {name: _keywords(getattr(family, name)) for name in ("decode", "infer")}
@@ -96,14 +103,28 @@ def predict_array(
 ) -> dict[str, Prediction]:
     """Return output name -> prediction, in pixels of the image, for one image of any size.
 
-    `image`: (H, W, 3) or (H, W) uint8, or (H, W, C) with the channels of `family.spec`. `mpp`: its um per pixel, which
-    a model with a resolution needs; "native" takes the pixels as they are. `tile`, `overlap`: side of a tile and pixels
-    that neighbours share, in model pixels. `seed` fixes what a sampler draws; each tile draws its own, so that the
-    result does not depend on `batch`. `options`: the family's own. Raises `UserError`.
+    `image`: (H, W, 3) or (H, W) uint8, or (H, W, C) with the channels of `family.spec`; for a model of volumes
+    (D, H, W) or (D, H, W, C). `mpp`: its um per pixel (of each axis of a volume), which a model with a resolution
+    needs; "native" takes the pixels as they are. `tile`, `overlap`: side of a tile and pixels that neighbours share, in
+    model pixels. `seed` fixes what a sampler draws; each tile draws its own, so that the result does not depend on
+    `batch`. `options`: the family's own. Raises `UserError`.
     """
     settings = settings_for(family, options, mpp=mpp, tile=tile, overlap=overlap, batch=batch, seed=seed)
+    if family.spec.axes == "CZYX":
+        return volumes.predict_array(family, image, mpp=mpp, tile=tile, overlap=overlap, **settings.decode)
     source = of_array(image, family.spec)
     return assemble(predict_source(family, source, settings), source.shape)
+
+
+def maps_of(family: Family, image: NDArray[Any], *, mpp: Mpp = None) -> tuple[Maps, Geometry]:
+    """Return the activated, stitched maps of one image, (1, C, ...) by name, and their geometry."""
+    if family.spec.axes == "CZYX":
+        return volumes.maps_of(family, image, mpp=mpp)
+    source, settings = of_array(image, family.spec), settings_for(family, {}, mpp=mpp)
+    shape = model_shape(source.shape, scale_of(family.spec, source.mpp, mpp, source.name))
+    with torch.inference_mode():
+        maps = _joined(_bands(family.eval(), source, shape, settings), family.spec.out(shape))
+    return maps, Geometry(source.shape, (shape[0] / source.shape[0], shape[1] / source.shape[1]))
 
 
 def assemble(parts: Iterator[Part], shape: tuple[int, int]) -> dict[str, Prediction]:
@@ -161,11 +182,7 @@ def _parts(family: Family, source: Source, settings: Settings) -> Iterator[Part]
         )
     shape = model_shape(source.shape, scale_of(spec, source.mpp, settings.mpp, source.name))
     tiles = tile_plan(family, shape, settings)
-    limits = None
-    if spec.encoding.kind == "percentile":
-        limits = torch.from_numpy(value_range(source, spec.encoding.low, spec.encoding.high, spec.encoding.joint))
-    quick = fast(family, tiles.count) if settings.fuse and not settings.infer else family
-    runner = Runner(quick, settings.seed, settings.infer, limits)
+    runner = _runner(family, source, settings, tiles.count)
     grid = ModelGrid(source, shape, tiles.columns.padded, spec.padding)
     out = (spec.out(shape)[0], spec.out(shape)[1])
     boxes_only = {output.kind for output in spec.outputs.values()} == {"boxes"}  # whose raw maps may be no maps at all
@@ -179,6 +196,32 @@ def _parts(family: Family, source: Source, settings: Settings) -> Iterator[Part]
         yield _whole(family, bands, out, shape, source.shape, settings)
     else:
         yield from blocks.large(family, bands, out, shape, source.shape, settings.decode)
+
+
+def _runner(family: Family, source: Source, settings: Settings, count: int) -> Runner:
+    encoding = family.spec.encoding
+    limits = None
+    if encoding.kind == "percentile":
+        limits = torch.from_numpy(value_range(source, encoding.low, encoding.high, encoding.joint))
+    quick = fast(family, count) if settings.fuse and not settings.infer else family
+    return Runner(quick, settings.seed, settings.infer, limits)
+
+
+def _bands(family: Family, source: Source, shape: tuple[int, int], settings: Settings) -> Iterator[Band]:
+    spec, tiles = family.spec, tile_plan(family, shape, settings)
+    grid = ModelGrid(source, shape, tiles.columns.padded, spec.padding)
+    return stitched(_runner(family, source, settings, tiles.count), grid, tiles, settings.batch, spec.scales)
+
+
+def _joined(bands: Iterator[Band], out: Sequence[int]) -> Maps:
+    """Return the maps of a whole picture, a grid of `out` pixels, from its bands."""
+    maps: Maps = {}
+    for band in bands:
+        for name, values in band.maps.items():
+            if name not in maps:
+                maps[name] = values.new_empty((1, values.shape[1], *out))
+            maps[name][:, :, band.begin : band.end] = values
+    return maps
 
 
 def is_local(family: Family) -> bool:
@@ -195,12 +238,7 @@ def _whole(
     shape: tuple[int, int],
     settings: Settings,
 ) -> Part:
-    maps: Maps = {}
-    for band in bands:
-        for name, values in band.maps.items():
-            if name not in maps:
-                maps[name] = values.new_empty((1, values.shape[1], *out))
-            maps[name][:, :, band.begin : band.end] = values
+    maps = _joined(bands, out)
     geometry = Geometry(shape, (model[0] / shape[0], model[1] / shape[1]))
     return Part(0, family.decode(maps, [geometry], **settings.decode)[0], True)
 

@@ -14,7 +14,7 @@ from zoo.inference.resample import Resampling
 from zoo.io.images import ImageFile, to_rgb8
 
 Array = NDArray[Any]
-Mpp = float | Literal["native"] | None
+Mpp = float | Literal["native"] | tuple[float, ...] | None
 RGB = ("red", "green", "blue")
 
 
@@ -78,6 +78,8 @@ def scale_of(spec: IOSpec, known: float | None, given: Mpp, where: str) -> float
     """
     if isinstance(given, int | float) and not 0 < given < 1e4:
         raise UserError(f"mpp: {given} um per pixel will not do. Expected a positive number.")
+    if isinstance(given, tuple):
+        raise UserError(f"mpp: {', '.join(map(str, given))}: a picture has one number, as 0.5.")
     if isinstance(given, str) and given != "native":
         raise UserError(f'mpp: "{given}" will not do. Expected um per pixel as a number, or native.')
     if spec.mpp is None or given == "native":

@@ -37,8 +37,8 @@ def open_loader(
         rank=rank,
         world=world,
         channels=family.spec.channels,
-        mpp=family.spec.mpp if loading.mpp is None else None,
-        stretch=(encoding.low, encoding.high) if encoding.kind == "percentile" else None,
+        mpp=(family.spec.mpp or family.spec.spacing) if loading.mpp is None else None,
+        stretch=(encoding.low, encoding.high, encoding.joint) if encoding.kind == "percentile" else None,
     )
 
 

@@ -163,10 +163,29 @@ class Run:
                 work.rehearse()
             while not work.finished:
                 self._epoch(work)
+            if self.clock.stage + 1 == len(self.recipe.all_stages) and self.first and work.validation:
+                self._calibrate(work.validation)
         finally:
             work.close()
         if work.average is not None:  # what is kept is what the next stage starts from
             work.average.keep()
+
+    def _calibrate(self, validation: Validation) -> None:
+        """Measure the operating point of the weights that are kept on the validation images, and store it with them."""
+        if type(self.family).calibrate is Family.calibrate:
+            return
+        for path in (self.folder.last, self.folder.best):
+            if not path.is_file():
+                continue
+            family = build.load(path, device=self.device)
+            samples = validation.samples()
+            with torch.inference_mode():
+                options = family.calibrate(samples, lambda sample, f=family: validation.maps(f, sample))  # type: ignore[misc]
+            if options is not None:
+                build.with_options(path, options)
+                before, after = family.options.model_dump(), options.model_dump()
+                changed = {k: v for k, v in after.items() if v != before[k]}
+                self.progress.line(f"{path.name}: measured on {len(samples)} validation images: {changed}")
 
     def _epoch(self, work: StageWork) -> None:
         clock = self.clock

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,14 +14,25 @@ import torch
 
 from zoo import registry
 from zoo.cards import DatasetCard
-from zoo.errors import UserError
+from zoo.errors import DataError, UserError
 from zoo.families import score
 from zoo.families.base import Family, Maps, Procedure
 from zoo.families.score import Task
 from zoo.metrics import METRICS
 from zoo.recipe import Loading
 from zoo.training import feed
-from zoo.types import Batch, Label, LabelPrediction, Meta, Picture, PicturePrediction, Prediction, Sample, Truth
+from zoo.types import (
+    Batch,
+    Geometry,
+    Label,
+    LabelPrediction,
+    Meta,
+    Picture,
+    PicturePrediction,
+    Prediction,
+    Sample,
+    Truth,
+)
 
 Gather = Callable[[Any], list[Any]]
 """Returns the objects of every rank, in the order of ranks."""
@@ -183,13 +194,35 @@ class Validation:
                 if task.output in predictions and truth is not None:
                     compare(tally, task, predictions[task.output], truth)
 
+    def samples(self, most: int = 64) -> list[Sample]:
+        """Return validation samples with the channels of the model, `most` of them evenly spread; unreadable ones are
+        left out."""
+        places = [(d, i) for d, dataset in enumerate(self.loader.datasets) for i in range(len(dataset))]
+        found = []
+        for d, i in places[:: max(1, -(-len(places) // most))]:
+            with suppress(DataError):
+                found.append(self.loader.datasets[d][i])
+        return found
+
+    def maps(self, family: Family, sample: Sample) -> tuple[Maps, Geometry]:
+        """Return a whole image's activated maps and their geometry, as prediction makes them."""
+        image = np.moveaxis(sample.image, 0, -1)
+        found: tuple[Maps, Geometry] = registry.get("engine", "maps")(family, image, mpp=resolution(sample))
+        return found
+
     def tiled(self, family: Family, meta: Meta) -> dict[str, Prediction]:
         """Return the predictions for a whole image, whatever the loader gives."""
         sample = self.sample(meta)
         image = np.moveaxis(sample.image, 0, -1)
-        mpp = sample.spacing[-1] if sample.spacing else "native"
-        predictions: dict[str, Prediction] = registry.get("engine", "predict")(family, image, mpp=mpp)
+        predictions: dict[str, Prediction] = registry.get("engine", "predict")(family, image, mpp=resolution(sample))
         return predictions
+
+
+def resolution(sample: Sample) -> Any:
+    """Return what prediction is told of a sample's um per pixel: a number, one an axis of a volume, or "native"."""
+    if sample.spacing is None:
+        return "native"
+    return sample.spacing if sample.axes == "CZYX" else sample.spacing[-1]
 
 
 def losses(

@@ -11,6 +11,7 @@ from zoo.families.stardist.kernels import (
     enter,
     fill,
     gather,
+    inside,
     shared,
     verdict_volume,
 )
@@ -220,3 +221,36 @@ def advance_planes(  # type: ignore[no-untyped-def]
         decided = False
         j += 1
     return n, DONE, 0, used, filled[0], filled[1]
+
+
+@compiled
+def paint(  # type: ignore[no-untyped-def]
+    labels, begin, points, reciprocal, grid, ids, faces, inverse, beside, start, cube
+):
+    """Draw polyhedra into a window of labels whose first voxel is `begin`: who comes first keeps a voxel.
+
+    A voxel is judged by its place as seen from the centre, so that windows agree whatever their borders.
+    """
+    weights = np.empty(3)
+    for i in range(len(points)):
+        z0, z1 = max(grid[i, 0], begin[0]), min(grid[i, 3], begin[0] + labels.shape[0])
+        y0, y1 = max(grid[i, 1], begin[1]), min(grid[i, 4], begin[1] + labels.shape[1])
+        x0, x1 = max(grid[i, 2], begin[2]), min(grid[i, 5], begin[2] + labels.shape[2])
+        for z in range(z0, z1):
+            for y in range(y0, y1):
+                for x in range(x0, x1):
+                    if labels[z - begin[0], y - begin[1], x - begin[2]] == 0:
+                        d = inside(
+                            z - points[i, 0],
+                            y - points[i, 1],
+                            x - points[i, 2],
+                            reciprocal[i],
+                            faces,
+                            inverse,
+                            beside,
+                            start,
+                            cube,
+                            weights,
+                        )
+                        if d <= 1.0:
+                            labels[z - begin[0], y - begin[1], x - begin[2]] = ids[i]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zoo.cards import DatasetCard
 from zoo.errors import UserError
 from zoo.families.base import Encoding, Family, IOSpec, Maps, MapSpec, Need, Output, TargetMaker
-from zoo.families.stardist import decode, losses, targets, thresholds
+from zoo.families.stardist import decode, losses, targets, thresholds, whole
 from zoo.families.stardist.decode import Stars
 from zoo.families.stardist.network import Heads, ResNetBackbone, Trace, UNetBackbone
 from zoo.families.stardist.options import StarDistOptions
@@ -251,7 +251,8 @@ class StarDist(Family):
         rays = None if self.options.dims == 2 else self.options.directions
         stars = decode.survivors(stars, known.nms if nms is None else nms, rays)
         labels, stars = self.draw(stars, where)
-        return InstancesPrediction(labels, self.classes, self._kinds(stars), stars.prob)
+        kinds, scores = whole.told(stars)
+        return InstancesPrediction(labels, self.classes, kinds, scores)
 
     def sides(self, grid: Sequence[int]) -> list[tuple[int, int]]:
         """Return the grid points at each side that give no candidates: those at the border of the padded image, as the
@@ -280,11 +281,55 @@ class StarDist(Family):
             labels = decode.draw_polyhedra(stars, rays, where.shape, points)
         return decode.sequential(labels, stars)
 
-    def _kinds(self, stars: Stars) -> Any:
-        """Return the class of each object, an index into the classes without background."""
-        if stars.classes is None:
-            return np.zeros(len(stars), np.int64)
-        return stars.classes[:, 1:].argmax(1).astype(np.int64)
+    # volumes of any size (see zoo.inference.volumes)
+
+    def find(
+        self,
+        maps: Maps,
+        read: whole.Box,
+        core: whole.Box,
+        shape: Sequence[int],
+        prob: float | None = None,
+        nms: float | None = None,
+        max_candidates: int | None = None,
+    ) -> Stars:
+        """Return the candidates in the `core` of a block of a volume of `shape`, in voxels of the volume.
+
+        `maps`: those of the box `read`, (1, C, ...). Options as for `decode`.
+        """
+        del nms
+        arrays = {name: value[0].float().cpu().numpy() for name, value in maps.items()}
+        ends = self.sides(arrays["prob"].shape[1:])
+        border = [
+            (before if begin == 0 else 0, after if end >= n else 0)
+            for (before, after), (begin, end), n in zip(ends, read, shape, strict=True)
+        ]
+        least = self.options.thresholds.prob if prob is None else prob
+        most = max_candidates or self.options.max_candidates
+        classes = arrays.get("prob_class")
+        stars = decode.candidates(arrays["prob"][0], arrays["dist"], self.grid, least, border, classes, most)
+        return whole.in_core(stars, read, core)
+
+    def settle(
+        self,
+        parts: Sequence[Stars],
+        prob: float | None = None,
+        nms: float | None = None,
+        max_candidates: int | None = None,
+    ) -> Stars:
+        """Return the objects that suppression over the candidates of all blocks leaves."""
+        del prob
+        stars = whole.joined(parts, max_candidates or self.options.max_candidates)
+        rays = None if self.options.dims == 2 else self.options.directions
+        return decode.survivors(stars, self.options.thresholds.nms if nms is None else nms, rays)
+
+    def painter(self, stars: Stars, scales: Sequence[float]) -> Callable[..., Any]:
+        """Return what draws a window (begin, size) of the volume at `scales` model voxels per voxel."""
+        return whole.painter(stars, self.options.directions, scales)
+
+    def told(self, stars: Stars) -> tuple[Any, Any]:
+        """Return the class and the score of each object."""
+        return whole.told(stars)
 
     # its operating point
 
