@@ -147,6 +147,7 @@ TABLES: dict[str, dict[str, str]] = {
         "dsb2018": "zoo.data.readers.dsb2018:Dsb2018Reader",
         "folder": "zoo.data.readers.folder:FolderOfImages",
         "glas": "zoo.data.readers.glas:GlasReader",
+        "nifti": "zoo.data.readers.nifti:NiftiReader",
         "package": "zoo.data.readers.package:PackageReader",
         "phantom": "zoo.data.phantom.reader:PhantomReader",
         "phantom-mif": "zoo.data.phantom.reader:MifReader",

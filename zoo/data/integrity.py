@@ -29,6 +29,7 @@ from zoo.types import Boxes, Instances, Label, Sample, Semantic, Truth
 Level = Literal["error", "leak", "note"]
 NEAR = 3  # bits of 64 in which each of two hashes may differ for two pictures to count as alike
 _GENERATED = 16  # images a split that are read of a dataset that can be generated without end
+_MANY = 20  # classes up to which all are listed
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Report:
                 share = f", foreground {100 * split.foreground[key]:.1f} %" if key in split.foreground else ""
                 out.append(f"    {key}: on {counted(n, 'image')}{share}")
                 if split.classes.get(key):
-                    out.append("      " + ", ".join(f"{c} {k}" for c, k in split.classes[key].items()))
+                    out.append("      " + _classes(split.classes[key]))
         out += [f"  {finding}" for finding in self.findings]
         return [part for line in out for part in _wrapped(line, width)]
 
@@ -153,6 +154,14 @@ def check_dataset(
     for key, split in splits.items():
         findings += _empty(key, split, card, splits["all"])
     return Report(card.name, card.licence_line, findings, splits, dict(sizes))
+
+
+def _classes(counts: Mapping[str, int]) -> str:
+    """Return how much there is of each class; of many classes only those that are there."""
+    shown = {c: k for c, k in counts.items() if k or len(counts) <= _MANY}
+    left = len(counts) - len(shown)
+    parts = [f"{c} {k}" for c, k in shown.items()] + ([f"and {left} classes of which there is nothing"] if left else [])
+    return ", ".join(parts)
 
 
 def _unique(entries: Sequence[Entry]) -> tuple[list[Entry], list[Finding]]:
