@@ -8,7 +8,7 @@ in several pieces is a MultiPolygon.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.io.colours import Rgb
-from zoo.postprocess.contours import Polygon, mask_polygons, ring_area
+from zoo.postprocess.contours import Polygon, mask_polygons
 
 Ring = NDArray[Any]
 
@@ -84,29 +84,7 @@ def polygons_of(mask: NDArray[Any], offset: tuple[int, int] = (0, 0), step: int 
 
     `offset`: (row, column) of the mask's first pixel; `step`: side of the mask's pixels in pixels of level 0.
     """
-    found = []
-    for polygon in mask_polygons(mask, offset):
-        loops = [loop for ring in (polygon.outer, *polygon.holes) for loop in simple_loops(ring)]
-        outer = next(loop for loop in loops if ring_area(loop) > 0)
-        found.append(Polygon(outer * step, [loop * step for loop in loops if ring_area(loop) < 0]))
-    return found
-
-
-def simple_loops(ring: Ring) -> Iterator[Ring]:
-    """Yield a closed ring cut where it meets itself: background that is enclosed but for a corner is a hole."""
-    path: list[tuple[int, int]] = []
-    seen: dict[tuple[int, int], int] = {}
-    for x, y in ring.tolist():
-        point = (x, y)
-        if point in seen:
-            start = seen[point]
-            yield np.array([*path[start:], point], ring.dtype)
-            for gone in path[start + 1 :]:
-                del seen[gone]
-            del path[start + 1 :]
-        else:
-            seen[point] = len(path)
-            path.append(point)
+    return [Polygon(p.outer * step, [hole * step for hole in p.holes]) for p in mask_polygons(mask, offset)]
 
 
 def rectangle(x0: float, y0: float, x1: float, y1: float) -> Polygon:
