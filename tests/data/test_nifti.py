@@ -118,7 +118,7 @@ def test_without_nibabel_it_says_what_to_install(bodies: Path, monkeypatch: pyte
 
 
 def test_the_real_files(data_root: Path) -> None:
-    data = open_dataset("totalsegmentator", split="all")
+    data = open_dataset("totalsegmentator", split="all", root=data_root)
     ct, mr = data
     assert [ct.image.shape, mr.image.shape] == [(1, 30, 101, 122), (1, 20, 91, 117)]
     assert ct.spacing == mr.spacing == (3000.0, 3000.0, 3000.0)
