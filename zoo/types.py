@@ -237,7 +237,8 @@ class InstancesPrediction:
 @dataclass(frozen=True)
 class BoxesPrediction:
     """`xyxy` (N, 4) float32, `class_index` (N,) into `classes`, `scores` (N,) in [0, 1], `attributes` (N, A) or None;
-    `attribute_values`: attribute -> names of its values, in the order of the columns."""
+    `attribute_values`: attribute -> names of its values, in the order of the columns. `weaker`: boxes below the score
+    from which one counts, for metrics that look at every score."""
 
     xyxy: NDArray[np.float32]
     classes: tuple[str, ...]
@@ -245,6 +246,7 @@ class BoxesPrediction:
     scores: NDArray[np.float32]
     attributes: NDArray[np.int64] | None = None
     attribute_values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    weaker: BoxesPrediction | None = None
     kind: Kind = field(default="boxes", init=False)
 
 

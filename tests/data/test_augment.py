@@ -158,7 +158,8 @@ def test_every_registered_augmentation_works_by_name(name: str) -> None:
     rng = np.random.default_rng(0)
     sample = with_valid(labelled(3)).with_(image=rng.integers(0, 255, (3, 48, 64), np.uint8))
     augment = one(name)
-    found = [augment(sample, seed).image for seed in range(4)]
+    other = sample.with_(image=255 - sample.image)
+    found = [augment(sample, seed, lambda _: other).image for seed in range(4)]
     assert any(image.shape != sample.image.shape or (image != sample.image).any() for image in found)
     assert augment.steps[0].name == name
 

@@ -189,6 +189,9 @@ def test_wbc_in_miniature(wbc: Path) -> None:
     assert sample.truth["type"] == Label(1)
     assert sample.center == "jiangxi-tecom"
     assert sample.spacing is None
+    boxes = sample.truth["cells"]
+    assert isinstance(boxes, Boxes)
+    assert (boxes.xyxy.tolist(), boxes.classes.tolist()) == ([[4, 4, 20, 20]], [1])
     assert "type" not in data[2].truth
     with pytest.raises(UserError, match=r"of its 143 images are not here .* zoo data check wbc-1"):
         open_dataset("wbc-1", split="train", root=wbc)

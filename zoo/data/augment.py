@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo import registry
+from zoo.data.compose import Mixing, Partner
 from zoo.data.crop import crop_boxes
 from zoo.data.resample import kept
 from zoo.data.steps import Range, Step, in_range, number, rgb_bytes, store
@@ -96,14 +97,22 @@ class Augment:
             if step.planar and axes != "CYX":
                 raise UserError(f"augment: {step.name}: works on planes, but the images are {axes}. Remove it.")
 
-    def __call__(self, sample: Sample, seed: int) -> Sample:
-        """Return a changed sample; the same for the same sample and seed, on every process."""
+    def __call__(self, sample: Sample, seed: int, partner: Partner | None = None) -> Sample:
+        """Return a changed sample; the same for the same sample and seed, on every process.
+
+        `partner` draws another sample of the dataset, for steps that mix several; without it those do nothing.
+        """
         rng = np.random.default_rng(seed)
         for step in self.steps:
             own = np.random.default_rng(int(rng.integers(2**63)))  # a step that is left out shifts no other
             if self.preset and step.colour and len(sample.image) != 3:
                 continue
-            if own.random() < step.p:
+            if own.random() >= step.p:
+                continue
+            if isinstance(step, Mixing):
+                if partner is not None:
+                    sample = step.mix(sample, [partner(own) for _ in range(step.partners)], own)
+            else:
                 sample = step(sample, own)
         return sample
 

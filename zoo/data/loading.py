@@ -6,6 +6,7 @@ gives back the whole `Batch`. Nothing else crosses the border: no random state, 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import multiprocessing
@@ -123,7 +124,7 @@ class _Work(torch_data.Dataset[Any]):
         )
         self.samples = patches // loading.patch_epochs if loading.patch_epochs else 0
         self.patches = SharedCache(patches) if training and patches else None
-        self.augment: Callable[[Sample, int], Sample] | None = None
+        self.augment: Callable[..., Sample] | None = None
         self.starts = list(itertools.accumulate((len(s) for s in sources), initial=0))
         self.cache = SharedCache(self.starts[-1]) if loading.cache == "memory" else None
 
@@ -188,12 +189,21 @@ class _Work(torch_data.Dataset[Any]):
             start = self._start(whole, size, draw, rng)
             sample = crop(sample, start, size)
         if self.augment is not None:
-            sample = self.augment(sample, int(rng.integers(2**31)))
+            sample = self.augment(sample, int(rng.integers(2**31)), functools.partial(self._partner, draw.dataset))
         sample, valid = take_valid(sample)
         scale = tuple(new / old for new, old in zip(whole.shape, source_shape, strict=True))
         geometry = Geometry(source_shape, scale, tuple(map(float, start)))
         meta = Meta(sample.id, sample.dataset, geometry, sample.group, sample.center, sample.spacing)
         return sample, valid, meta, self.makers[draw.dataset](sample)
+
+    def _partner(self, dataset: int, rng: np.random.Generator) -> Sample:
+        """Return another sample of a dataset, cut as every one is, for augmentations that mix several."""
+        whole, _ = self.decoded(dataset, int(rng.integers(len(self.sources[dataset]))))
+        sample = with_valid(whole)
+        if self.size is None:
+            return sample
+        size = self._size(sample)
+        return crop(sample, random_start(whole.shape, size, rng), size)
 
     @staticmethod
     def _alike(items: Sequence[Item]) -> list[list[Item]]:

@@ -112,6 +112,15 @@ def resample(sample: Sample, mpp: float | Sequence[float]) -> Sample:
     shape = target_shape(sample.shape, sample.spacing, mpp)
     if shape == sample.shape:
         return sample
-    spacing = tuple(s * old / new for s, old, new in zip(sample.spacing, sample.shape, shape, strict=True))
+    return resize(sample, shape)
+
+
+def resize(sample: Sample, shape: Sequence[int]) -> Sample:
+    """Return a sample at another spatial shape, with its truths; its spacing, where it is known, changes along."""
+    if tuple(shape) == sample.shape:
+        return sample
+    spacing = sample.spacing
+    if spacing is not None:
+        spacing = tuple(s * old / new for s, old, new in zip(spacing, sample.shape, shape, strict=True))
     truth = {key: _truth(value, sample.shape, shape) for key, value in sample.truth.items()}
     return sample.with_(image=image(sample.image, shape), spacing=spacing, truth=truth)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.cards import DatasetCard
-from zoo.data.truths import BACKGROUND, as_semantic, foreground, match_classes
+from zoo.data.truths import BACKGROUND, as_semantic, boxes_of, foreground, match_classes
 from zoo.errors import DataError, UserError, suggest
 from zoo.families.base import Family, Output
 from zoo.metrics import METRICS, boxes, calibration, function, instances, picture, semantic, shapes, surface, types
@@ -37,7 +37,7 @@ FITS: Mapping[str, tuple[str, ...]] = {
     "semantic": ("semantic", "instances"),
     "instances": ("instances",),
     "picture": ("picture",),
-    "boxes": ("boxes",),
+    "boxes": ("boxes", "instances"),
 }
 """Kind of an output -> kinds of truth that it can be judged against, best first."""
 
@@ -74,6 +74,7 @@ class Task:
     merge: Mapping[str, Sequence[str]] = field(default_factory=dict)
     note: str = ""
     colours: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def check_metrics(names: Sequence[str]) -> None:
@@ -120,7 +121,9 @@ def _task(family: Family, card: DatasetCard, name: str, output: Output, wanted: 
     if output.kind in ("semantic", "instances"):
         merge, note = _classes(output, truth_classes, merge)
     colours = {**card.truths[key].colours, **output.colours}
-    return Task(name, output.kind, key, output.classes, truth_classes, metrics, merge, note, colours)
+    return Task(
+        name, output.kind, key, output.classes, truth_classes, metrics, merge, note, colours, dict(truth.attributes)
+    )
 
 
 def _truth_key(card: DatasetCard, output: Output) -> str | None:
@@ -208,7 +211,7 @@ def _evidence(task: Task, prediction: Prediction, truth: Truth, wanted: set[str]
             return _maps(task, prediction, truth, wanted)
         case PicturePrediction(), Picture():
             return {"picture": pictures(prediction, truth)}
-        case BoxesPrediction(), Boxes():
+        case BoxesPrediction(), Boxes() | Instances():
             return {"boxes": _boxes(task, prediction, truth)}
     raise ValueError(f"a prediction of kind {prediction.kind} cannot be judged against {truth.kind}")
 
@@ -347,12 +350,41 @@ def pictures(prediction: PicturePrediction, truth: Picture) -> picture.Pair:
     return picture.pair(ours, theirs, truth.valid, channels=shared)
 
 
-def _boxes(task: Task, prediction: BoxesPrediction, truth: Boxes) -> boxes.Pair:
-    """Return both sets of boxes; classes are compared by name, and one that the truth does not know answers to
-    nothing."""
-    theirs = list(task.truth_classes)
+def _boxes(task: Task, prediction: BoxesPrediction, truth: Boxes | Instances) -> boxes.Pair:
+    """Return both sets of boxes; classes and attributes are compared by name.
+
+    Boxes of a class that the dataset never names are neither right nor wrong, and left out. Objects are judged by the
+    boxes around them; classes of the truth become the model's as in its training (`merge`).
+    """
+    there = boxes_of(truth) if isinstance(truth, Instances) else truth
+    becomes = {source: name for name, sources in task.merge.items() for source in sources}
+    names = [becomes.get(name, name) for name in task.truth_classes]
+    theirs = list(dict.fromkeys(names))
+    table = np.array([0, *(theirs.index(name) + 1 for name in names)], np.int64)
+    left_out = np.array([names[int(c) - 1] == "ignore" for c in there.classes], bool)
+    crowd = left_out if there.crowd is None else left_out | there.crowd
+    true = boxes.Boxes(there.xyxy, table[there.classes], None, crowd if crowd.any() else None, there.attributes)
+    ours = _predicted(prediction, theirs, task.attributes)
+    weaker = None if prediction.weaker is None else _predicted(prediction.weaker, theirs, task.attributes)
+    return boxes.Pair(ours, true, weaker)
+
+
+def _predicted(
+    prediction: BoxesPrediction, theirs: Sequence[str], attributes: Mapping[str, Sequence[str]]
+) -> boxes.Boxes:
+    """Return predicted boxes with the truth's numbers of classes and of attributes' values (-1 = says nothing)."""
     named = np.array([theirs.index(n) + 1 if n in theirs else -1 for n in prediction.classes], np.int64)
-    ours = boxes.Boxes(
-        prediction.xyxy, named[prediction.class_index], prediction.scores, attributes=prediction.attributes
+    of = named[prediction.class_index]
+    said = prediction.attributes
+    if said is not None and prediction.attribute_values:
+        own = list(prediction.attribute_values)
+        columns = [np.full(len(of), -1, np.int64) for _ in attributes]
+        for place, (name, values) in enumerate(attributes.items()):
+            if name in own:
+                known = [values.index(v) if v in values else -1 for v in prediction.attribute_values[name]]
+                columns[place] = np.asarray(known, np.int64)[said[:, own.index(name)]]
+        said = np.stack(columns, 1) if columns else None
+    keep = of > 0
+    return boxes.Boxes(
+        prediction.xyxy[keep], of[keep], prediction.scores[keep], attributes=None if said is None else said[keep]
     )
-    return boxes.Pair(ours, boxes.Boxes(truth.xyxy, truth.classes, None, truth.crowd, truth.attributes))

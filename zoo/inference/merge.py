@@ -109,7 +109,8 @@ def in_core(prediction: BoxesPrediction, rows: Span, columns: Span) -> BoxesPred
     boxes = prediction.xyxy + np.array([columns.begin, rows.begin] * 2, np.float32)
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
     keep = (y >= rows.first) & (y < rows.last) & (x >= columns.first) & (x < columns.last)
-    return _pick(replace(prediction, xyxy=boxes), np.flatnonzero(keep))
+    weaker = None if prediction.weaker is None else in_core(prediction.weaker, rows, columns)
+    return _pick(replace(prediction, xyxy=boxes, weaker=weaker), np.flatnonzero(keep))
 
 
 def _pick(prediction: BoxesPrediction, index: NDArray[Any]) -> BoxesPrediction:
@@ -125,12 +126,14 @@ def _pick(prediction: BoxesPrediction, index: NDArray[Any]) -> BoxesPrediction:
 def join_boxes(parts: list[BoxesPrediction]) -> BoxesPrediction:
     """Return the boxes of all windows, strongest first; of two from different windows that are one, the stronger."""
     attributes = [p.attributes for p in parts if p.attributes is not None]
+    weaker = [p.weaker for p in parts if p.weaker is not None]
     joined = replace(
         parts[0],
         xyxy=np.concatenate([p.xyxy for p in parts]),
         class_index=np.concatenate([p.class_index for p in parts]),
         scores=np.concatenate([p.scores for p in parts]),
         attributes=np.concatenate(attributes) if len(attributes) == len(parts) else None,
+        weaker=join_boxes(weaker) if weaker else None,
     )
     window = np.repeat(np.arange(len(parts)), [len(p.xyxy) for p in parts])
     order = np.argsort(-joined.scores, kind="stable")

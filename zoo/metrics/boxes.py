@@ -28,10 +28,14 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Pair:
-    """What was predicted for one image and what is there: the evidence of every metric of boxes."""
+    """What was predicted for one image and what is there: the evidence of every metric of boxes.
+
+    `weaker`: predictions below the score from which one counts, which only metrics over all scores (COCO's) look at.
+    """
 
     prediction: Boxes
     truth: Boxes
+    weaker: Boxes | None = None
 
 
 @dataclass(frozen=True)

@@ -138,13 +138,13 @@ def _detections(images: Sequence[Pair], known: set[int]) -> list[dict[str, Any]]
     """Return what was predicted; classes that the truth never has count for nothing, as in COCO."""
     found: list[dict[str, Any]] = []
     for number, pair in enumerate(images, 1):
-        ours = pair.prediction
-        scores = np.ones(len(ours.xyxy)) if ours.scores is None else ours.scores
-        found += [
-            {"image_id": number, "category_id": int(kind), "bbox": _xywh(box), "score": float(score)}
-            for box, kind, score in zip(ours.xyxy, ours.classes, scores, strict=True)
-            if int(kind) in known
-        ]
+        for ours in (pair.prediction, *([pair.weaker] if pair.weaker is not None else [])):
+            scores = np.ones(len(ours.xyxy)) if ours.scores is None else ours.scores
+            found += [
+                {"image_id": number, "category_id": int(kind), "bbox": _xywh(box), "score": float(score)}
+                for box, kind, score in zip(ours.xyxy, ours.classes, scores, strict=True)
+                if int(kind) in known
+            ]
     return found
 
 

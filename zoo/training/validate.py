@@ -23,6 +23,7 @@ from zoo.recipe import Loading
 from zoo.training import feed
 from zoo.types import (
     Batch,
+    BoxesPrediction,
     Geometry,
     Label,
     LabelPrediction,
@@ -78,6 +79,9 @@ NUMBERS: Mapping[str, tuple[str, ...]] = {
 }
 """What a validation gives for each kind of prediction."""
 
+POOLED = ("coco_ap", "coco_ap50")
+"""Numbers of boxes that are no mean over images."""
+
 HIGHEST_PSNR = 100.0
 """Decibels of a picture without any error, so that a mean stays finite."""
 
@@ -107,6 +111,9 @@ def compare(tally: Tally, task: Task, prediction: Prediction, truth: Truth) -> N
         off = np.abs(both.prediction[:, both.valid] - both.truth[:, both.valid])
         found["mae"] = float(off.mean() / both.spread) if off.size and both.spread else math.nan
         found["psnr"] = min(HIGHEST_PSNR, found["psnr"])
+    if isinstance(prediction, BoxesPrediction):
+        for name, record in score.judge(replace(task, metrics=POOLED), prediction, truth).records.items():
+            tally.add(f"{task.output}/{name}", [record])
     for name, value in found.items():
         told = not math.isnan(value)
         tally.add(f"{task.output}/{name}", np.array([value if told else 0.0, told]))
@@ -115,14 +122,18 @@ def compare(tally: Tally, task: Task, prediction: Prediction, truth: Truth) -> N
 def numbers(tally: Tally, outputs: int) -> dict[str, float]:
     """Return metrics by name (with several outputs OUTPUT/NAME), the loss as `loss`, its terms as loss/TERM.
 
-    Each is a mean over the images that have the number; nan where none has.
+    Each is a mean over the images that have the number, or COCO's over all of them; nan where none has.
     """
     found: dict[str, float] = {}
-    for key, (total, count) in sorted(tally.sums.items()):
+    for key, value in sorted(tally.sums.items()):
         if key.startswith(LOSS):
             name = "loss" if key == f"{LOSS}total" else key
         else:
             name = key if outputs > 1 else key.rpartition("/")[2]
+        if isinstance(value, list):
+            found[name] = float(registry.get("metric", key.rpartition("/")[2]).value(value))
+            continue
+        total, count = value
         found[name] = float(total / count) if count else math.nan
     return found
 

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from zoo.data.readers.base import Entry, FolderReader
 from zoo.data.readers.pixels import map_values, read_labels, read_rgb
+from zoo.data.truths import boxes_of
 from zoo.errors import UserError
+from zoo.postprocess.labels import components, remove_small
 from zoo.schema import Schema
-from zoo.types import Label, Sample, Semantic, Truth
+from zoo.types import Instances, Label, Sample, Semantic, Truth
 
 _VALUES = {0: 0, 128: 1, 255: 2}
 _IGNORE = 255
+_SMALLEST = 50
+"""Pixels of the smallest part of a label that counts as a cell."""
 _TYPES = 5
+
+
+def _one_cell(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Return the label map of the one cell that an image is about: every part of its label that is no speck."""
+    parts = remove_small(components(mask), _SMALLEST)
+    return (parts > 0).astype(np.int32)
 
 
 class WbcArguments(Schema):
@@ -27,7 +40,8 @@ class WbcArguments(Schema):
 
 
 class WbcReader(FolderReader):
-    """One cell an image: `cell` (background, cytoplasm, nucleus) and `type`. Stray label values become ignore."""
+    """One cell an image: `cell` (background, cytoplasm, nucleus), `cells` (the box around it) and `type`. Stray label
+    values become ignore."""
 
     Arguments = WbcArguments
     arguments: WbcArguments
@@ -70,7 +84,9 @@ class WbcReader(FolderReader):
         truth: dict[str, Truth] = {}
         if "cell" in entry.files:
             labels = read_labels(entry.files["cell"], image.shape[1:], entry.files["image"])
-            truth["cell"] = Semantic(map_values(labels, _VALUES, entry.files["cell"], unknown=_IGNORE), ignore=_IGNORE)
+            cell = map_values(labels, _VALUES, entry.files["cell"], unknown=_IGNORE)
+            truth["cell"] = Semantic(cell, ignore=_IGNORE)
+            truth["cells"] = boxes_of(Instances(_one_cell((cell > 0) & (cell != _IGNORE))))
         if "label" in entry.extra:
             truth["type"] = Label(entry.extra["label"])
         return self.sample(entry, image, truth)

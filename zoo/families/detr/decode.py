@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo.families.base import Maps
@@ -18,33 +21,33 @@ def boxes(
 ) -> BoxesPrediction:
     """Return the boxes of one image, strongest first, cut to its edges.
 
-    `maps`: activated, of one image. `threshold`: the least score of a box, in place of that of each class.
+    `maps`: activated, of one image. `threshold`: the least score of a box, in place of that of each class; what is
+    below it comes as `weaker`.
     """
     maps = {name: value.detach() for name, value in maps.items()}
     probability = maps["logits"][..., options.unused :].float()
     scores, classes, corners, queries = (
         found[0] for found in top_boxes(probability, maps["boxes"].float(), maps["size"], top or options.top)
     )
-    least = torch.tensor(options.thresholds() if threshold is None else [threshold] * probability.shape[-1])
-    keep = scores.cpu() >= least[classes.cpu()]
     said = None
     if "attributes" in maps and options.attributes is not None:
-        said = _values(maps["attributes"][0], options)[queries][keep.to(queries.device)].cpu().numpy()
+        said = _values(maps["attributes"][0], options)[queries].cpu().numpy()
     scale_y, scale_x = geometry.scale
     top_left = np.array([geometry.offset[1], geometry.offset[0]] * 2)
-    xyxy = (corners.cpu().double().numpy() + top_left) / np.array([scale_x, scale_y] * 2)
     height, width = geometry.shape
-    xyxy = np.clip(xyxy, 0, [width, height, width, height])[keep.numpy()].astype(np.float32)
-    found = BoxesPrediction(
-        xyxy,
+    xyxy = (corners.cpu().double().numpy() + top_left) / np.array([scale_x, scale_y] * 2)
+    every = BoxesPrediction(
+        np.clip(xyxy, 0, [width, height, width, height]).astype(np.float32),
         tuple(options.classes or ()),
-        classes.cpu().numpy()[keep.numpy()].astype(np.int64),
-        scores.cpu().numpy()[keep.numpy()].astype(np.float32),
+        classes.cpu().numpy().astype(np.int64),
+        scores.cpu().numpy().astype(np.float32),
         said,
         {} if options.attributes is None else dict(options.attributes.values or {}),
     )
-    kept = _kept(found, options.overlap)
-    return kept
+    kept = _picked(every, _kept(every, options.overlap))
+    least = np.asarray(options.thresholds() if threshold is None else [threshold] * probability.shape[-1])
+    counts = kept.scores >= least[kept.class_index]
+    return replace(_picked(kept, np.flatnonzero(counts)), weaker=_picked(kept, np.flatnonzero(~counts)))
 
 
 def _values(logits: Tensor, options: DetrOptions) -> Tensor:
@@ -53,20 +56,22 @@ def _values(logits: Tensor, options: DetrOptions) -> Tensor:
     return torch.stack([part.argmax(-1) for part in by_attribute(logits, [len(v) for v in values.values()])], -1)
 
 
-def _kept(found: BoxesPrediction, overlap: float | None) -> BoxesPrediction:
-    """Return boxes without an area left out, and without those that overlap a stronger one of their class too much."""
+def _kept(found: BoxesPrediction, overlap: float | None) -> NDArray[np.intp]:
+    """Return which boxes have an area, and do not overlap a stronger one of their class too much."""
     keep = np.flatnonzero((found.xyxy[:, 2:] > found.xyxy[:, :2]).all(1))
-    if overlap is not None and len(keep):
-        from torchvision.ops import batched_nms
+    if overlap is None or not len(keep):
+        return keep
+    from torchvision.ops import batched_nms
 
-        own = [torch.from_numpy(a[keep]) for a in (found.xyxy, found.scores, found.class_index)]
-        keep = keep[batched_nms(*own, overlap).numpy()]
-    attributes = None if found.attributes is None else found.attributes[keep]
-    return BoxesPrediction(
-        found.xyxy[keep],
-        found.classes,
-        found.class_index[keep],
-        found.scores[keep],
-        attributes,
-        found.attribute_values,
+    own = [torch.from_numpy(a[keep]) for a in (found.xyxy, found.scores, found.class_index)]
+    return np.sort(keep[batched_nms(*own, overlap).numpy()])
+
+
+def _picked(found: BoxesPrediction, rows: NDArray[np.intp]) -> BoxesPrediction:
+    return replace(
+        found,
+        xyxy=found.xyxy[rows],
+        class_index=found.class_index[rows],
+        scores=found.scores[rows],
+        attributes=None if found.attributes is None else found.attributes[rows],
     )
