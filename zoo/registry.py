@@ -199,6 +199,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "engine": {
         "fits": "zoo.families.build:fits",
+        "maps": "zoo.inference.predict:maps_of",
         "predict": "zoo.inference.predict:predict_array",
     },
 }

@@ -402,3 +402,55 @@ def test_focused_patches_hold_what_they_were_drawn_for(balance: str) -> None:
     assert plain < len(drawn)
     if balance == "classes":
         assert plain == 0  # images without any class are never drawn
+
+
+# --- patches that come again ------------------------------------------------------------------------------------------
+
+AGAIN: dict[str, Any] = {"samples": 12, "patch_epochs": 2, "augment": ["flips", {"name": "intensity"}]}
+
+
+class Counting(Maker):
+    made = 0
+
+    def __call__(self, sample: Sample) -> dict[str, Any]:
+        Counting.made += 1
+        return super().__call__(sample)
+
+
+def patches(found: Iterable[Batch]) -> dict[tuple[str, tuple[float, ...]], tuple[Any, Any]]:
+    """Return (image, where it was cut) -> targets and pixels of every patch of an epoch."""
+    return {
+        (meta.id, meta.geometry.offset): (batch.targets["ids"][i], batch.inputs["image"][i])
+        for batch in found
+        for i, meta in enumerate(batch.meta)
+    }
+
+
+def test_patches_come_again_with_their_targets_under_new_light() -> None:
+    made = loader(**AGAIN)
+    made._work.makers = [Counting()]
+    Counting.made = 0
+    epochs = [list(made.epoch(e)) for e in range(6)]
+    assert Counting.made == 24  # two epochs of twelve, whatever comes after
+    first, again, second = patches(epochs[0]), patches(epochs[2]), patches(epochs[1])
+    assert set(first) == set(again) != set(second)
+    for place, (targets, pixels) in first.items():
+        assert torch.equal(targets, again[place][0])
+        assert not torch.equal(pixels, again[place][1])
+    order = [[meta.geometry.offset for b in epochs[e] for meta in b.meta] for e in (0, 2, 4)]
+    assert order[0] != order[1] != order[2]
+
+
+def test_patches_that_come_again_are_a_function_of_the_seed() -> None:
+    one = loader(**AGAIN)
+    everything = [digest(one.epoch(e)) for e in range(4)]
+    assert digest(loader(**AGAIN).epoch(3)) == everything[3]  # as after a resume
+    assert digest(loader(**AGAIN, workers=2).epoch(3)) == everything[3]
+    assert digest(loader(**AGAIN).epoch(3, skip=2)) == everything[3][2:]
+
+
+@pytest.mark.parametrize(("share", "most"), [(0.0, 0), (0.25, 5), (0.9, 18), (1.0, 20)])
+def test_a_share_of_patches_holds_something(share: float, most: int) -> None:
+    made = loader(samples=20, balance="foreground", foreground=share)
+    drawn = [draw for batch in made.draws(0) for draw in batch]
+    assert sum(draw.focus is not None for draw in drawn) == most

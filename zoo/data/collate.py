@@ -95,7 +95,8 @@ def paste(array: NDArray[Any], onto: NDArray[Any]) -> NDArray[Any] | None:
 def tensor(array: NDArray[Any]) -> torch.Tensor:
     """Return a tensor of an array; a dtype that torch hardly knows becomes the next wider one."""
     wider = {np.dtype(np.uint16): np.int32, np.dtype(np.uint32): np.int64}.get(array.dtype)
-    return torch.from_numpy(np.ascontiguousarray(array if wider is None else array.astype(wider)))
+    found = np.ascontiguousarray(array if wider is None else array.astype(wider))
+    return torch.from_numpy(found if found.flags.writeable else found.copy())  # what a cache holds is read-only
 
 
 def collate(items: Sequence[Item]) -> Batch:
