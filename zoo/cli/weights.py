@@ -21,6 +21,7 @@ from zoo.errors import UserError, ZooError
 if TYPE_CHECKING:
     from zoo.weights.gather import How
 
+FORMATS = ("hub", "monai", "plain")
 ACTIONS = ("list", "pull", "verify", "mirror", "push", "remove")
 
 
@@ -35,6 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pull.add_argument("--from", dest="origin", metavar="PLACE", help="file, folder, mirror or address to take it from")
     pull.add_argument("--accept-licence", action="store_true", help="I have read the licence and accept it")
     pull.add_argument("--quiet", action="store_true", help="no progress bar")
+    push = parser.add_argument_group("push")
+    push.add_argument("--name", metavar="NAME.TAG", help="name of the weights (default: that of the recipe, .v1)")
+    push.add_argument("--licence", metavar="SPDX", help="licence of the weights, as Apache-2.0")
+    push.add_argument("--licence-file", metavar="FILE", help="its text")
+    push.add_argument("--allows", metavar="USES", help="what it allows: research,commercial,redistribution,derivatives")
+    push.add_argument("--results", metavar="FILE", help="results.json of zoo bench (default: measured now)")
+    push.add_argument("--no-numbers", action="store_true", help="a card without numbers")
+    push.add_argument("--half", action="store_true", help="store in 16 bits")
+    push.add_argument("--with-permission", action="store_true", help="the owners of the data have agreed")
+    push.add_argument("--format", choices=FORMATS, default="hub", metavar="FORM", help=", ".join(FORMATS))
+    push.add_argument("--to", metavar="OWNER/NAME", help="upload to this hub repository (wants a token)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -150,8 +162,46 @@ def _family(path: Path) -> str:
     return store.read_shapes(path)[1].get("family", "")
 
 
-def _push(_args: argparse.Namespace) -> int:
-    raise UserError("zoo weights push: not in this version")
+def _push(args: argparse.Namespace) -> int:
+    from zoo.fetch import hub
+    from zoo.publish.folder import Wish, push
+
+    names = _wanted(args)
+    if len(names) > 1:
+        raise UserError("zoo weights push: several runs. Expected one: each has a folder of its own")
+    if not args.out:
+        raise UserError("zoo weights push: --out DIR is missing. Say where to write")
+    wish = Wish(
+        name=args.name,
+        licence=args.licence,
+        allows=_uses(args.allows),
+        text=Path(args.licence_file).expanduser() if args.licence_file else None,
+        results=Path(args.results).expanduser() if args.results else None,
+        half=args.half,
+        permission=args.with_permission,
+        judge=not args.no_numbers,
+        form=args.format,
+    )
+    say = _how(args).say
+    folder = push(Path(names[0]).expanduser(), Path(args.out).expanduser(), wish, say)
+    print(folder)
+    if args.to:
+        repository, _ = hub.parse(f"{hub.SCHEME}{args.to}")
+        print(hub.upload(folder, repository, f"{args.name or folder.name}, by zoo weights push"))
+    return 0
+
+
+def _uses(text: str | None) -> tuple[str, ...]:
+    from typing import get_args
+
+    from zoo.cards import Use
+    from zoo.errors import suggest
+
+    words = tuple(word.strip() for word in (text or "").split(",") if word.strip())
+    for word in words:
+        if word not in get_args(Use):
+            raise UserError(f'zoo weights push: --allows: "{word}" is no use. {suggest(word, get_args(Use))}')
+    return words
 
 
 def _remove(args: argparse.Namespace) -> int:
