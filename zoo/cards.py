@@ -47,6 +47,13 @@ class Download(Schema):
     """Bytes."""
     unpack: bool = False
     """Whether the file is an archive to unpack below the dataset's folder."""
+    inside: str | None = None
+    """Folder of the archive whose content is wanted; none = all of it."""
+
+    @field_validator("file", "inside")
+    @classmethod
+    def _stays_inside(cls, value: str | None) -> str | None:
+        return None if value is None else inside(value)
 
 
 class Source(Schema):

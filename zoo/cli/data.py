@@ -1,5 +1,6 @@
-"""Check a copy of a dataset, write a card for a folder of your own, or write some samples as files.
+"""Fetch or check a copy of a dataset, write a card for your own folder, or samples.
 
+zoo data fetch bccd                 download it, or say how, then check it
 zoo data check glas                 is the copy whole, and does anything leak
 zoo data init FOLDER --um 0.5       write FOLDER/zoo-dataset.yaml
 zoo data sample phantom-nuclei --out DIR
@@ -14,7 +15,7 @@ from pathlib import Path
 from zoo.cli.text import as_json, paragraph
 from zoo.errors import UserError, counted
 
-ACTIONS = ("check", "init", "sample")
+ACTIONS = ("check", "fetch", "init", "sample")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check = parser.add_argument_group("check")
     check.add_argument("--between", action="store_true", help="also look for images that the datasets share")
     check.add_argument("--json", action="store_true", help="for machines")
+    fetch = parser.add_argument_group("fetch")
+    fetch.add_argument("--accept-licence", action="store_true", help="I have read the licence and accept it")
+    fetch.add_argument("--quiet", action="store_true", help="no progress bar")
     init = parser.add_argument_group("init")
     init.add_argument("--name", help="name of the dataset (default: that of the folder)")
     init.add_argument("--um", type=float, help="um per pixel, where the files do not say it")
@@ -42,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the action says."""
-    return {"check": _check, "init": _init, "sample": _sample}[args.action](args)
+    return {"check": _check, "fetch": _fetch, "init": _init, "sample": _sample}[args.action](args)
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -67,6 +71,32 @@ def _check(args: argparse.Namespace) -> int:
     elif args.between:
         print("\n".join(map(str, shared)) or "between: nothing is shared")
     return 0 if all(report.ok for report in reports) else 1
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from zoo.cards import dataset_card
+    from zoo.data.fetch import How, fetch
+    from zoo.data.integrity import check_dataset
+    from zoo.errors import ZooError
+    from zoo.fetch.http import Settings
+
+    status = 0
+    for name in args.names:
+        dataset_card(name)  # an unknown name is said before the first byte
+    for name in args.names:
+        try:
+            found = fetch(name, How(args.accept_licence, Settings(progress=False if args.quiet else None)))
+            print("\n".join(paragraph(line, "  ", "") for line in found.lines))
+            if found.complete and found.folder is not None:
+                report = check_dataset(name, progress=_progress if sys.stderr.isatty() else None)
+                print("\n".join(report.lines()))
+                status = status if report.ok else 1
+        except ZooError as error:
+            if len(args.names) == 1:
+                raise
+            print(error, file=sys.stderr)
+            status = 1
+    return status
 
 
 def _progress(done: int, total: int) -> None:
