@@ -19,8 +19,8 @@ from zoo.data.phantom import reader
 from zoo.errors import UserError
 from zoo.types import Instances, Sample, Semantic
 
-KINDS = [32, 3, 26]
-SHARES = [0.0, 0.3489, 0.4338, 0.2173]
+KINDS = [60, 2, 16]
+SHARES = [0.0, 0.3095, 0.4759, 0.2145]
 NAMES = ("phantom-nuclei", "phantom-glands", "phantom-multitask")
 DIFFICULTIES = ("easy", "medium", "hard")
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.data.phantom.layout import BACKGROUND, EPITHELIUM, FAT, LUMEN, VESSEL, Layout
+from zoo.data.phantom.layout import BACKGROUND, EPITHELIUM, FAT, LUMEN, STROMA, VESSEL, Layout
 from zoo.data.phantom.noise import Field, step
 from zoo.data.phantom.optics import RANGES, Camera, Draws, camera, expose, focus, mixed
 from zoo.stain.matrices import stain_matrix
@@ -25,17 +25,19 @@ _VIOLET = np.array([0.46, 0.80, 0.24])  # the ground of slides that hardly took 
 
 @dataclass(frozen=True)
 class Strengths:
-    """Ranges of a slide's stain: `contrast`: haematoxylin in nuclei; `wash`: haematoxylin elsewhere; `eosin`."""
+    """Ranges of a slide's stain: `contrast`: haematoxylin in nuclei; `wash`: haematoxylin elsewhere; `eosin`; `ghosts`:
+    nuclei below the plane of focus, which nobody outlines."""
 
     contrast: tuple[float, float]
     wash: tuple[float, float]
     eosin: tuple[float, float]
+    ghosts: tuple[float, float]
 
 
 STRENGTHS: dict[str, Strengths] = {
-    "easy": Strengths((1.4, 1.9), (0.05, 0.15), (0.35, 0.7)),
-    "medium": Strengths((1.0, 1.75), (0.1, 0.4), (0.3, 0.95)),
-    "hard": Strengths((0.6, 1.25), (0.25, 0.75), (0.3, 1.15)),
+    "easy": Strengths((1.4, 1.9), (0.05, 0.15), (0.3, 0.7), (0.0, 0.0)),
+    "medium": Strengths((1.0, 1.75), (0.1, 0.4), (0.25, 0.95), (0.0, 0.35)),
+    "hard": Strengths((0.6, 1.25), (0.25, 0.75), (0.25, 1.15), (0.2, 0.8)),
 }
 
 
@@ -47,6 +49,7 @@ class Stain:
     haematoxylin: float
     wash: float
     eosin: float
+    ghosts: float
     camera: Camera
 
 
@@ -59,11 +62,13 @@ def draw_stain(draws: Draws, difficulty: str) -> Stain:
         vectors.append(weights / weights.sum() @ published + draws.spread(f"{name} turn", 3, 0.025))
     violet = max(0.0, draws.unit("violet") - 0.7) / 0.3
     vectors[1] = vectors[1] * (1 - violet) + _VIOLET * violet
+    faint = 1 - 0.85 * max(0.0, draws.unit("faint") - 0.75) / 0.25  # some slides hardly took anything but nuclei
     return Stain(
         stain_matrix(*np.clip(vectors, 0.02, None)),
         draws("contrast", *strengths.contrast),
-        draws("wash", *strengths.wash),
-        draws("eosin", *strengths.eosin),
+        draws("wash", *strengths.wash) * faint,
+        draws("eosin", *strengths.eosin) * faint,
+        draws("ghosts", *strengths.ghosts) * faint,
         camera(draws, RANGES[difficulty]),
     )
 
@@ -99,6 +104,9 @@ def concentrations(layout: Layout, stain: Stain) -> list[Field]:
     eosin *= grain
     eosin *= np.float32(stain.eosin) * (1 - np.float32(0.45) * np.minimum(layout.chromatin * np.float32(1.4), 1))
     wash *= np.float32(stain.wash)
+    if stain.ghosts:
+        shape = step(noise.smooth("ghosts", 4.6), 1.1, 2.0)
+        wash += shape * np.float32(stain.ghosts) * ((tissue == STROMA) | (tissue == EPITHELIUM))
     wash *= grain
     wash += clumps * np.float32(stain.haematoxylin)
     return [wash, eosin]
@@ -108,6 +116,8 @@ def chromatin(layout: Layout) -> Field:
     """Return how much DNA lies at each pixel, with its clumps: the same in every stain of the layout."""
     noise = layout.noise
     clumps = np.float32(0.24) * noise.smooth("chromatin", 1.5) + np.float32(0.12) * noise.smooth("chromatin'", 0.7)
+    if layout.um < 0.35:
+        clumps += np.float32(0.1) * noise.smooth('chromatin"', 0.35)
     clumps += 1
     np.clip(clumps, 0.3, 1.9, out=clumps)
     clumps *= layout.chromatin
@@ -124,12 +134,14 @@ def _stroma(layout: Layout, coarse: Field) -> tuple[Field, Field]:
     np.subtract(1, cleft, out=cleft)
     rim = np.exp(np.minimum(layout.depth, 0) * np.float32(1 / 1.6))
     wall = np.exp(-np.abs(layout.vessel + np.float32(1.2)) * np.float32(1 / 1.3))
-    eosin = np.float32(0.11) * fibres + np.float32(0.13) * bundles + np.float32(0.16) * coarse
+    fibrous = np.float32(layout.traits.fibrous)
+    eosin = (np.float32(0.11) * fibres + np.float32(0.13) * bundles) * fibrous + np.float32(0.16) * coarse
+    eosin += np.float32(0.1) * layout.noise.smooth("mottled", 3.2)
     eosin += np.float32(0.2) * rim
     eosin += np.float32(0.45) * wall
     eosin += np.float32(0.7)
     np.clip(eosin, 0.1, 1.7, out=eosin)
-    eosin *= np.maximum(cleft, wall)
+    eosin *= np.maximum(cleft, np.maximum(wall, layout.adipose >= 0))
     wash = np.float32(0.12) * fibres - np.float32(0.24) * coarse
     wash += np.float32(0.55)
     np.clip(wash, 0.05, 1.5, out=wash)
@@ -172,5 +184,5 @@ def _red_cells(layout: Layout, eosin: Field) -> None:
     if leaked:
         where = step(layout.noise.smooth("bleeding", 45.0), 1.4 - 0.4 * leaked, 2.2 - 0.4 * leaked)
         place = step(cells, 0.9, 1.25) * where
-        free = (layout.depth < 0) & (layout.tissue != BACKGROUND)
+        free = layout.tissue == STROMA
         eosin[free] += (place * np.float32(1.2))[free]

@@ -50,8 +50,8 @@ class Anatomy:
 
 ANATOMY: dict[str, Anatomy] = {
     "easy": Anatomy(overlap=0.0, gap=1.2, rough=0.07, rows=0.0, lymphocytes=0.7, fibroblasts=1.6),
-    "medium": Anatomy(overlap=0.06, gap=1.0, rough=0.12, rows=0.4, lymphocytes=1.4, fibroblasts=2.4),
-    "hard": Anatomy(overlap=0.22, gap=1.0, rough=0.18, rows=0.7, lymphocytes=2.4, fibroblasts=3.2),
+    "medium": Anatomy(overlap=0.1, gap=1.0, rough=0.12, rows=0.5, lymphocytes=1.4, fibroblasts=2.4),
+    "hard": Anatomy(overlap=0.25, gap=1.0, rough=0.18, rows=0.75, lymphocytes=2.4, fibroblasts=3.2),
 }
 
 
@@ -132,11 +132,18 @@ def patch_class(layout: Layout) -> int:
     return PATCH.index("glands" if counts[EPITHELIUM] + counts[LUMEN] >= 0.1 * area else "stroma")
 
 
-def lay_out(seed: int, shape: tuple[int, int], um: float, anatomy: Anatomy, beyond: float = 0.0) -> Layout:
-    """Return a random field of `shape` pixels of `um` um; the canvas reaches `beyond` um farther than it must."""
+def lay_out(
+    seed: int, shape: tuple[int, int], um: float, anatomy: Anatomy, beyond: float = 0.0, even: bool = False
+) -> Layout:
+    """Return a random field of `shape` pixels of `um` um; the canvas reaches `beyond` um farther than it must.
+
+    `even`: every field has its share of lymphocytes; otherwise some have few and some are full of them.
+    """
     margin = int(np.ceil((MARGIN + beyond) / um))
     noise = Noise(seed, (shape[0] + 2 * margin, shape[1] + 2 * margin), um, (-margin, -margin))
     plan, traits = draw_plan(noise.rng("plan"), seed, (shape[0] * um, shape[1] * um), anatomy.rows)
+    if even:
+        traits = replace(traits, crowd=1.0, even=True)
     return window(noise, margin, plan, traits, anatomy)
 
 
@@ -275,7 +282,7 @@ def _stream(noise: Noise, glands: Stars, around: Depths, traits: Traits) -> tupl
     )
     cos, sin = np.float32(np.cos(traits.turn)), np.float32(np.sin(traits.turn))
     across = (y[:, None] * cos - x[None] * sin) + np.float32(17) * noise.smooth("stream", 85.0)
-    across += np.float32(2.2) * noise.smooth("stream'", 19.0)
+    across += np.float32(5.5) * noise.smooth("stream'", 33.0) + np.float32(1.6) * noise.smooth('stream"', 14.0)
     along = (y[:, None] * sin + x[None] * cos) + np.float32(12) * noise.smooth("stream''", 85.0)
     if len(glands):
         of_gland = np.concatenate([[0], glands.y * float(cos) - glands.x * float(sin)]).astype(np.float32)

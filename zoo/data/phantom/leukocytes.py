@@ -66,7 +66,7 @@ def _arc(rng: np.random.Generator, count: int, size: tuple[float, float]) -> _Lo
     """Return lobes along an arc round the middle: a segmented nucleus."""
     span = rng.uniform(0.55, 0.85) * 2 * np.pi if count > 2 else rng.uniform(0.7, 1.1) * np.pi
     turns = np.linspace(0, span, count) + rng.uniform(0, 2 * np.pi) + rng.normal(0, 0.15, count)
-    far = rng.uniform(0.34, 0.5, count)
+    far = rng.uniform(0.28, 0.44, count)
     sizes = rng.uniform(*size, count)
     return np.stack([far * np.cos(turns), far * np.sin(turns), sizes], 1)
 
@@ -81,7 +81,7 @@ def draw_cell(rng: np.random.Generator, kind: str, strength: float) -> Cell:
         if count == 1:  # a band: one bent sausage
             lobes, notch = np.array([(0.0, 0.0, 0.62)]), (0.42, 0.0, 0.5)
         else:
-            lobes = _arc(rng, count, (0.25, 0.36) if count > 2 else (0.32, 0.42))
+            lobes = _arc(rng, count, (0.28, 0.39) if count > 2 else (0.36, 0.46))
     elif kind == "lymphocyte":
         radius, lobes = rng.choice([rng.normal(4.7, 0.4), rng.normal(6.3, 0.5)], p=[0.75, 0.25]), _round(rng, 0.72, 0.9)
         if rng.random() < 0.3:

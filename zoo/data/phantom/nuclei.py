@@ -35,11 +35,19 @@ def place(
     layout: Layout, anatomy: Anatomy, glands: Stars, solid: NDArray[np.bool_], vessels: Stars, across: Field
 ) -> Layout:
     """Return the layout with its nuclei. `across`: coordinate that grows across the fibres."""
+    stroma = layout.tissue == STROMA
+    crowd = crowding(layout)
+    if layout.traits.even and stroma.any():
+        crowd /= crowd[stroma].mean()
+    asked = {
+        LYMPHOCYTE: crowd * np.float32(anatomy.lymphocytes * layout.traits.crowd),
+        FIBROBLAST: np.full(layout.noise.shape, anatomy.fibroblasts, np.float32),
+    }
     groups = (
         (EPITHELIAL, False, _epithelial(layout, anatomy, glands, solid)),
         (FIBROBLAST, True, _endothelial(layout, anatomy, vessels)),
-        (LYMPHOCYTE, False, _lymphocytes(layout, anatomy)),
-        (FIBROBLAST, False, _fibroblasts(layout, anatomy, across)),
+        (LYMPHOCYTE, False, _lymphocytes(layout, anatomy, asked[LYMPHOCYTE])),
+        (FIBROBLAST, False, _fibroblasts(layout, anatomy, across, asked[FIBROBLAST])),
     )
     kinds = np.concatenate([np.full(len(b), kind) for kind, _, b in groups])
     walls = np.concatenate([np.full(len(b), wall) for _, wall, b in groups])
@@ -52,6 +60,10 @@ def place(
     blobs, kinds, walls = blobs.take(order), kinds[order], walls[order]
     where = spots(blobs, layout.noise.shape, max(_WIDE, anatomy.gap))
     chosen = _with_room(layout, anatomy, where, kinds, walls)
+    for kind, density in asked.items():
+        wanted = round(float(density[stroma].sum()) * layout.um**2 / 1000)
+        stand = np.flatnonzero(chosen & (kinds == kind) & ~walls)
+        chosen[stand[np.argsort(mix(blobs.key[stand], 98), kind="stable")[wanted:]]] = False
     return _drawn(layout, blobs, where, kinds, walls, chosen)
 
 
@@ -173,7 +185,7 @@ def _epithelial(layout: Layout, anatomy: Anatomy, glands: Stars, solid: NDArray[
     k = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
     key = mix(glands.key[star[row]], 70 + number[row], k)
     total = arc[row, -1]
-    at = ((k + 0.5 + 0.16 * normal(key)) * total / counts[row]) % total
+    at = ((k + 0.5 + 0.1 * normal(key)) * total / counts[row]) % total
     ends = np.cumsum(arc[:, -1] + 1)  # rows one after the other on one line
     line = (arc + (ends - arc[:, -1])[:, None]).ravel()
     after = np.searchsorted(line, at + (ends - arc[:, -1])[row], side="right") - row * arc.shape[1]
@@ -182,7 +194,7 @@ def _epithelial(layout: Layout, anatomy: Anatomy, glands: Stars, solid: NDArray[
     dy, dx = ys[row, after] - ys[row, after - 1], xs[row, after] - xs[row, after - 1]
     y, x = ys[row, after - 1] + t * dy, xs[row, after - 1] + t * dx
     tilt = np.where(solid[star[row]] & (number[row] > 0), 1.5, 0.22) * normal(mix(key, 1))
-    angle = np.arctan2(-dx, dy) + np.pi / 2 + tilt
+    angle = np.arctan2(-dx, dy) + tilt
     rows, columns = _pixels(layout.noise, y, x)
     taken = (uniform(mix(key, 2)) < share[row]) & (rows > 0) & (rows < layout.noise.shape[0])
     taken &= (columns > 0) & (columns < layout.noise.shape[1])
@@ -190,7 +202,7 @@ def _epithelial(layout: Layout, anatomy: Anatomy, glands: Stars, solid: NDArray[
     push = 0.9 * normal(mix(key, 3))
     size = 1 + 0.18 * layout.traits.pale
     long = (4.7 + 0.65 * normal(mix(key, 4))).clip(3.4, 7) / um * size
-    short = (3.1 + 0.4 * normal(mix(key, 5))).clip(2.2, 4.4) / um * size
+    short = (0.39 * traits.pitch + 0.4 * normal(mix(key, 5))).clip(2.0, 4.2) / um * size
     y, x = _pixels(layout.noise, y + push * np.sin(angle), x + push * np.cos(angle))
     return Blobs(x, y, long, short, angle, (0.5 + uniform(mix(key, 6))) * anatomy.rough, key)
 
@@ -243,11 +255,16 @@ def _endothelial(layout: Layout, anatomy: Anatomy, vessels: Stars) -> Blobs:
 
 
 _CELL = 12.0  # um: side of the cells of the plane that points are drawn in
-_SLOTS = 5
+_SLOTS = 8
+_SURPLUS = {LYMPHOCYTE: 1.8, FIBROBLAST: 1.5}
+"""Candidates for a nucleus that is asked for: many find no room."""
 
 
-def _scatter(layout: Layout, key: str, density: Field) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.uint64]]:
-    """Return y, x (pixels) and keys of random points of the stroma, `density` points per 1000 um2."""
+def _scatter(
+    layout: Layout, key: str, density: Field, clear: float
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.uint64]]:
+    """Return y, x (pixels) and keys of random points of the stroma, `density` points per 1000 um2,
+    `clear` um off glands and vessels."""
     noise = layout.noise
     ranges = [
         np.arange(int(o * noise.um // _CELL), int(((o + n) * noise.um) // _CELL) + 1)
@@ -261,30 +278,30 @@ def _scatter(layout: Layout, key: str, density: Field) -> tuple[NDArray[Any], ND
     at = (y.astype(np.intp), x.astype(np.intp))
     chance = density[at] * (_CELL**2 / 1000 / _SLOTS)
     taken = (uniform(mix(bits, 2)) < chance) & (layout.tissue[at] == STROMA)
+    taken &= (layout.depth[at] < -clear) & (layout.vessel[at] < -clear)
     return y[taken], x[taken], bits[taken]
 
 
 def crowding(layout: Layout) -> Field:
     """Return (H, W) the factor on the density of lymphocytes: they come in crowds. Its mean over a plane is 1."""
-    spread = np.float32(1.15)
+    spread = np.float32(0.85)
     return np.asarray(np.exp(spread * layout.noise.smooth("crowd", 38.0) - spread**2 / 2), np.float32)
 
 
-def _lymphocytes(layout: Layout, anatomy: Anatomy) -> Blobs:
+def _lymphocytes(layout: Layout, anatomy: Anatomy, density: Field) -> Blobs:
     """Return small round nuclei, in crowds."""
     um = layout.um
-    asked = anatomy.lymphocytes * layout.traits.crowd
-    y, x, key = _scatter(layout, "lymphocytes", np.minimum(crowding(layout) * np.float32(asked), 30))
+    y, x, key = _scatter(layout, "lymphocytes", density * np.float32(_SURPLUS[LYMPHOCYTE]), 1.6)
     radius = (2.9 + 0.3 * normal(key)).clip(2.1, 3.8) / um
     turn = np.pi * uniform(mix(key, 3))
     squeeze = 0.84 + 0.16 * uniform(mix(key, 4))
     return Blobs(x, y, radius, radius * squeeze, turn, (0.4 + 0.7 * uniform(mix(key, 5))) * anatomy.rough, key)
 
 
-def _fibroblasts(layout: Layout, anatomy: Anatomy, across: Field) -> Blobs:
+def _fibroblasts(layout: Layout, anatomy: Anatomy, across: Field, density: Field) -> Blobs:
     """Return spindles along the fibres."""
     um = layout.um
-    y, x, key = _scatter(layout, "fibroblasts", np.full(layout.noise.shape, anatomy.fibroblasts, np.float32))
+    y, x, key = _scatter(layout, "fibroblasts", density * np.float32(_SURPLUS[FIBROBLAST]), 0.9)
     soft = cv2.GaussianBlur(across, (0, 0), max(1.0, 2.5 / um))
     rows, columns = (a.astype(np.intp).clip(1, n - 2) for a, n in zip((y, x), layout.noise.shape, strict=True))
     gy = soft[rows + 1, columns] - soft[rows - 1, columns]

@@ -20,7 +20,9 @@ class Traits:
     `radius`: of a gland; `thick`: of its epithelium; `presence`: share of the places for glands that are taken;
     `pitch`: from nucleus to nucleus in a row; `first`: depth of the first row; `second`: depth of a second row, 0 =
     none; `mucin`, `secretion`: how much; `loose`: how far fibres lie apart; `turn`: direction of the fibres; `crowd`:
-    factor on lymphocytes; `red`: red cells outside vessels; `pale`: how vesicular the nuclei of glands are.
+    factor on lymphocytes; `red`: red cells outside vessels; `pale`: how vesicular the nuclei of glands are;
+    `fibrous`: how much of fibres one sees; `even`:
+    no field has more lymphocytes than another.
     """
 
     radius: float
@@ -36,6 +38,8 @@ class Traits:
     crowd: float
     red: float
     pale: float
+    fibrous: float
+    even: bool = False
 
 
 class Plan(Protocol):
@@ -102,7 +106,7 @@ class FieldPlan:
 def draw_plan(rng: np.random.Generator, seed: int, size: tuple[float, float], rows: float) -> tuple[FieldPlan, Traits]:
     """Return the plan and the traits of a field of `size` um; `rows`: the chance of a second row of nuclei."""
     nest = bool(rng.random() < 0.3)  # cells without a cavity, as in carcinoma
-    presence = 0.0 if rng.random() < 0.15 else float(rng.uniform(0.35, 1.0))
+    presence = 0.0 if rng.random() < 0.15 else float(rng.uniform(0.5, 1.0))
     edge = None
     if rng.random() < 0.2:
         turn, place = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 0.9)
@@ -120,7 +124,7 @@ def draw_traits(rng: np.random.Generator, rows: float, presence: float) -> Trait
         radius=float(rng.uniform(20, 52)),
         thick=float(rng.uniform(12, 18)),
         presence=presence,
-        pitch=float(rng.uniform(6.2, 8.2)),
+        pitch=float(rng.uniform(5.6, 8.0)),
         first=first,
         second=first + float(rng.uniform(4.5, 6.5)) if rng.random() < rows else 0.0,
         mucin=float(rng.uniform(0, 0.75)),
@@ -130,4 +134,5 @@ def draw_traits(rng: np.random.Generator, rows: float, presence: float) -> Trait
         crowd=float(rng.gamma(1.6, 0.62)),
         red=float(rng.uniform(0.5, 3)) if rng.random() < 0.25 else 0.0,
         pale=float(rng.beta(1.2, 1.6)),
+        fibrous=float(rng.uniform(0.3, 1.25)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -29,6 +30,10 @@ class TissueArguments(PhantomArguments):
     """Height and width of a field in pixels: one number, or two."""
     um: PositiveFloat = Argument(default=0.5, ge=0.1, le=4)
     """um per pixel."""
+    lymphocytes: float | None = Argument(default=None, ge=0, le=20)
+    """Lymphocytes per 1000 um2 of stroma, in every field alike; none = as the difficulty has them, some fields full."""
+    fibroblasts: float | None = Argument(default=None, ge=0, le=10)
+    """Spindle cells per 1000 um2 of stroma; none = as the difficulty has them."""
 
 
 class PhantomReader(Generated):
@@ -56,6 +61,8 @@ class PhantomReader(Generated):
             difficulty=arguments.difficulty,
             site=site_of(entry),
             beyond=beyond,
+            lymphocytes=arguments.lymphocytes,
+            fibroblasts=arguments.fibroblasts,
         )
 
 
@@ -69,12 +76,18 @@ def field(
     difficulty: str = "medium",
     site: Site | None = None,
     beyond: float = 0.0,
+    lymphocytes: float | None = None,
+    fibroblasts: float | None = None,
 ) -> tuple[NDArray[np.uint8], Layout]:
     """Return the picture (3, H, W) and the layout of one field: a function of the arguments alone.
 
-    `beyond`: um of canvas beyond what the picture needs.
+    `beyond`: um of canvas beyond what the picture needs. `lymphocytes`, `fibroblasts`: per 1000 um2 of stroma; None =
+    as the difficulty has them.
     """
-    layout = lay_out(seed_of(seed, SPLITS[split], number), pair(size), um, ANATOMY[difficulty], beyond)
+    asked = {"lymphocytes": lymphocytes, "fibroblasts": fibroblasts}
+    anatomy = replace(ANATOMY[difficulty], **{name: value for name, value in asked.items() if value is not None})
+    place = seed_of(seed, SPLITS[split], number)
+    layout = lay_out(place, pair(size), um, anatomy, beyond, even=lymphocytes is not None)
     draws = Draws((seed, SPLITS[split], number // SLIDE), site)
     return render(layout, draw_stain(draws, difficulty)), layout
 

@@ -34,6 +34,8 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 none (-1)."""
 PARTS = ("background", "cytoplasm", "nucleus")
 _MARGIN = 12.0
+_OIL = 0.45
+"""Point spread of an oil immersion lens in terms of that of a slide scanner."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Crowd:
 CROWDS: dict[str, Crowd] = {
     "easy": Crowd((0.12, 0.35), 0.03, 0.0, 0.0, (0.9, 1.15), 0.0),
     "medium": Crowd((0.2, 0.55), 0.2, 2.0, 0.04, (0.7, 1.2), 0.35),
-    "hard": Crowd((0.3, 0.7), 0.45, 6.0, 0.22, (0.5, 1.1), 0.6),
+    "hard": Crowd((0.3, 0.7), 0.45, 7.0, 0.45, (0.42, 1.05), 0.6),
 }
 
 
@@ -334,8 +336,8 @@ def draw_stain(draws: Draws, crowd: Crowd, limits: Range) -> Stain:
     pictures of BCCD and of CellaVision's analyser), a little turned."""
     warm = draws.unit("warm")
     nuclear = draws("contrast", *crowd.contrast)
-    first = np.array([(0.55, 1.15, 0.22), (0.08, 0.30, 0.02), (0.14, 0.42, 0.44), (0.24, 0.15, 0.0), (0.1, 0.5, 0.6)])
-    other = np.array([(1.2, 1.75, 0.6), (0.06, 0.17, 0.1), (0.13, 0.5, 0.5), (0.32, 0.22, 0.02), (0.17, 0.62, 0.75)])
+    first = np.array([(0.55, 1.15, 0.22), (0.08, 0.30, 0.02), (0.17, 0.40, 0.42), (0.24, 0.15, 0.0), (0.1, 0.5, 0.6)])
+    other = np.array([(1.2, 1.75, 0.6), (0.06, 0.17, 0.1), (0.16, 0.45, 0.45), (0.32, 0.22, 0.02), (0.17, 0.62, 0.75)])
     matrix = first * (1 - warm) + other * warm
     matrix = matrix * (1 + draws.spread("turn", matrix.size, 0.08).reshape(matrix.shape))
     strengths = [nuclear, *(draws(f"strength {i}", 0.65, 1.25) for i in range(1, len(DYES)))]
@@ -348,12 +350,15 @@ def draw_stain(draws: Draws, crowd: Crowd, limits: Range) -> Stain:
 
 def render(smear: Smear, stain: Stain) -> NDArray[np.uint8]:
     """Return the (3, H, W) uint8 picture of a smear."""
-    reach = min(smear.margin, int(4 * stain.camera.blur / smear.um) + 2)
+    reach = min(smear.margin, int(4 * _OIL * stain.camera.blur / smear.um) + 2)
     edge = smear.margin - reach
     dyes = smear.dyes[:, edge : smear.dyes.shape[1] - edge, edge : smear.dyes.shape[2] - edge]
+    dyes = dyes.copy()
+    red = dyes[DYES.index("haemoglobin")]
+    np.minimum(red, np.float32(0.6) + np.float32(0.4) * red, out=red)  # cells that lie over each other are flattened
     absorbed = np.tensordot(stain.matrix.T, dyes, axes=1)
     absorbed += np.float32(0.02) * smear.noise.cut(edge).smooth("plasma", 6.0)
-    light = focus(np.exp(-absorbed), stain.camera.blur / smear.um)
+    light = focus(np.exp(-absorbed), _OIL * stain.camera.blur / smear.um)
     light = np.ascontiguousarray(light[:, reach : light.shape[1] - reach, reach : light.shape[2] - reach])
     return expose(light, stain.camera, smear.noise.cut(smear.margin))
 
