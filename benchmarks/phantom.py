@@ -3,9 +3,10 @@
     python benchmarks/phantom.py speed                 ms a field on one core
     python benchmarks/phantom.py tricks                Otsu's threshold on nuclei, colour thresholds on white cells
     python benchmarks/phantom.py realism               statistics and distances against dsb2018-he and bccd
-    python benchmarks/phantom.py sheet FILE.png        phantom and real pictures side by side
+    python benchmarks/phantom.py sheet FILE            phantom and real pictures side by side
+    python benchmarks/phantom.py bccd WEIGHTS          white cells that a network finds in BCCD, as boxes
 
-`realism` and `sheet` need ZOO_DATA. Run it with OMP_NUM_THREADS=1.
+`realism`, `sheet` and `bccd` need ZOO_DATA. Run it with OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -290,6 +291,72 @@ def realism(_: argparse.Namespace) -> None:
                 print(f"  {label}: {names[0]} against {name} {frechet(clouds[names[0]], clouds[name]):.3f}")
 
 
+# --- what a network learnt from it sees in real smears ----------------------------------------------------------------
+
+BCCD_UM = 0.075
+"""um per pixel of BCCD: not published, assumed from red cells of about 100 pixels."""
+
+
+def bccd(given: argparse.Namespace) -> None:
+    """Print how well the boxes round a network's objects match BCCD's boxes of white cells, and what thresholds do."""
+    import zoo
+
+    model: Any = zoo.load(given.file)
+    dataset = open_dataset("bccd", split=given.split)
+    white = 1 + dataset.card.truths["cells"].classes.index("WBC")
+    found, truths, samples = [], [], []
+    for sample in dataset:
+        boxes = sample.truth["cells"]
+        assert isinstance(boxes, Boxes)
+        truths.append(boxes.xyxy[boxes.classes == white])
+        samples.append(sample.with_(spacing=(BCCD_UM, BCCD_UM)))
+        said = model.predict(np.moveaxis(sample.image, 0, -1), mpp=BCCD_UM)
+        objects = said["instances"] if isinstance(said, dict) else said
+        rows = []
+        for label, where in enumerate(boxes_of(objects.map), start=1):
+            score = float(objects.scores[label - 1]) if objects.scores is not None else float(where[2] - where[0])
+            rows.append((score, where))
+        found.append(rows)
+    report("network", found, truths)
+    tried = {
+        (index, level, grow): [colour_boxes(s, index, level, grow) for s in samples]
+        for index in INDICES
+        for level in ("once", "twice")
+        for grow in (0.0, 0.6, 1.2)
+    }
+    best = max(tried, key=lambda key: average_precision(tried[key], truths))
+    report(f"best colour threshold ({', '.join(map(str, best))})", tried[best], truths)
+
+
+def boxes_of(labels: NDArray[Any]) -> list[list[float]]:
+    """Return the box of each label 1..N."""
+    from scipy import ndimage
+
+    return [[w[1].start, w[0].start, w[1].stop, w[0].stop] for w in ndimage.find_objects(labels) if w is not None]
+
+
+def report(name: str, found: Sequence[Sequence[tuple[float, list[float]]]], truths: Sequence[NDArray[Any]]) -> None:
+    """Print AP50, and precision, recall and F1 of all boxes at IoU 0.5."""
+    hits = 0
+    for boxes, truth in zip(found, truths, strict=True):
+        left = list(range(len(truth)))
+        for _, box in sorted(boxes, reverse=True):
+            for i in left:
+                low, high = np.maximum(truth[i, :2], box[:2]), np.minimum(truth[i, 2:], box[2:])
+                shared = float(np.prod(np.clip(high - low, 0, None)))
+                both = float(np.prod(truth[i, 2:] - truth[i, :2])) + (box[2] - box[0]) * (box[3] - box[1]) - shared
+                if shared / both >= 0.5:
+                    hits += 1
+                    left.remove(i)
+                    break
+    said, there = sum(map(len, found)), sum(map(len, truths))
+    f1 = 2 * hits / max(1, said + there)
+    print(
+        f"{name}: AP50 {average_precision(found, truths):.3f}, precision {hits / max(1, said):.3f}, "
+        f"recall {hits / max(1, there):.3f}, F1 {f1:.3f} ({there} white cells in {len(truths)} pictures)"
+    )
+
+
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
@@ -324,11 +391,12 @@ def sheet(given: argparse.Namespace) -> None:
 def main() -> None:
     """Run one of the parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("speed", "tricks", "realism", "sheet"))
-    parser.add_argument("file", nargs="?", default="phantom.jpg")
+    parser.add_argument("part", choices=("speed", "tricks", "realism", "sheet", "bccd"))
+    parser.add_argument("file", nargs="?", default="phantom.jpg", help="picture to write, or weights")
+    parser.add_argument("--split", default="val", help="split of bccd (default val)")
     parser.add_argument("--count", type=int, default=24, help="fields of each kind (default 24)")
     given = parser.parse_args()
-    {"speed": speed, "tricks": tricks, "realism": realism, "sheet": sheet}[given.part](given)
+    {"speed": speed, "tricks": tricks, "realism": realism, "sheet": sheet, "bccd": bccd}[given.part](given)
 
 
 if __name__ == "__main__":

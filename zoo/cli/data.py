@@ -3,7 +3,7 @@
 zoo data fetch bccd                 download it, or say how, then check it
 zoo data check glas                 is the copy whole, and does anything leak
 zoo data init FOLDER --um 0.5       write FOLDER/zoo-dataset.yaml
-zoo data sample phantom-nuclei --out DIR
+zoo data sample phantom-smear difficulty=hard --count 16 --out DIR
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ACTIONS = ("check", "fetch", "init", "sample")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `zoo data`."""
     parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help=", ".join(ACTIONS))
-    parser.add_argument("names", nargs="+", metavar="NAME", help="dataset name, or a folder")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="dataset name or folder; sample takes key=value too")
     check = parser.add_argument_group("check")
     check.add_argument("--between", action="store_true", help="also look for images that the datasets share")
     check.add_argument("--json", action="store_true", help="for machines")
@@ -135,8 +135,16 @@ def _sample(args: argparse.Namespace) -> int:
     if not args.out:
         raise UserError("zoo data sample: --out DIR is missing. Say where to write")
     from zoo.data.samples import write_samples
+    from zoo.recipe import apply_overrides
+    from zoo.schema import Document
 
-    for name in args.names:
-        for path in write_samples(name, Path(args.out), split=args.split, count=args.count):
+    told = Document({}, file="zoo data sample")
+    apply_overrides(told, [word for word in args.names if "=" in word])
+    names = [word for word in args.names if "=" not in word]
+    if not names:
+        raise UserError("zoo data sample: no dataset is named. See: zoo list datasets")
+    for name in names:
+        out = Path(args.out) / name if len(names) > 1 else Path(args.out)
+        for path in write_samples(name, out, split=args.split, count=args.count, arguments=told.values, sheet=True):
             print(path)
     return 0

@@ -91,26 +91,30 @@ def cell_types(layout: Layout) -> NDArray[np.int64]:
 def cells_of(layout: Layout) -> Cells:
     """Return types, bodies and membranes: a pixel belongs to the nearest nucleus within reach of its type, an
     epithelial cell ends with its epithelium."""
-    types = cell_types(layout)
-    empty = (layout.nuclei == 0).astype(np.uint8)
+    types, turned = cell_types(layout), layout.noise.oriented
+    nuclei = turned(layout.nuclei)  # as it was before any flip: ties between neighbours are decided alike
+    body = _bodies(nuclei, turned(layout.depth), types, layout.um)
+    edge = np.zeros(body.shape, np.float32)
+    down, across = body[1:] != body[:-1], body[:, 1:] != body[:, :-1]
+    edge[:, 1:][across] = edge[1:][down] = 1
+    edge[:, :-1][across] = edge[:-1][down] = 1
+    soft = cv2.GaussianBlur(edge, (0, 0), max(0.5, 0.35 / layout.um))
+    return Cells(types, turned(body), turned(np.minimum(soft * np.float32(1.5), 1)))
+
+
+def _bodies(nuclei: NDArray[np.int32], depth: Field, types: NDArray[np.int64], um: float) -> NDArray[np.int32]:
+    empty = (nuclei == 0).astype(np.uint8)
     far, nearest = cv2.distanceTransformWithLabels(empty, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     owner = np.zeros(int(nearest.max()) + 1, np.int32)
-    held = layout.nuclei > 0
-    owner[nearest[held]] = layout.nuclei[held]
-    body = owner[nearest]
+    held = nuclei > 0
+    owner[nearest[held]] = nuclei[held]
+    body: NDArray[np.int32] = owner[nearest]
     reach = np.array([0.0, *(_REACH.get(name, 1.6) for name in TYPES)], np.float32)
     of_type = np.concatenate([[0], types])[body]
-    body[far * np.float32(layout.um) > reach[of_type]] = 0
-    inside = layout.depth > 0
-    body[(of_type == 1) & ~inside & (layout.nuclei == 0)] = 0
-    body[(of_type > 1) & inside & (layout.nuclei == 0)] = 0
-    edge = np.zeros(body.shape, np.float32)
-    edge[:, 1:] += (body[:, 1:] != body[:, :-1]).astype(np.float32)
-    edge[1:] += (body[1:] != body[:-1]).astype(np.float32)
-    edge[:, :-1] += (body[:, 1:] != body[:, :-1]).astype(np.float32)
-    edge[:-1] += (body[1:] != body[:-1]).astype(np.float32)
-    soft = cv2.GaussianBlur(np.minimum(edge, 1), (0, 0), max(0.5, 0.35 / layout.um))
-    return Cells(types, body, np.minimum(soft * np.float32(1.5), 1))
+    body[far * np.float32(um) > reach[of_type]] = 0
+    body[(of_type == 1) & (depth <= 0) & ~held] = 0
+    body[(of_type > 1) & (depth > 0) & ~held] = 0
+    return body
 
 
 def carried(

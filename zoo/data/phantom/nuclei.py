@@ -282,6 +282,10 @@ def _scatter(
     return y[taken], x[taken], bits[taken]
 
 
+def _surplus(layout: Layout, kind: int) -> float:
+    return _SURPLUS[kind] * (1.6 if layout.traits.even else 1.0)
+
+
 def crowding(layout: Layout) -> Field:
     """Return (H, W) the factor on the density of lymphocytes: they come in crowds. Its mean over a plane is 1."""
     spread = np.float32(0.85)
@@ -291,7 +295,7 @@ def crowding(layout: Layout) -> Field:
 def _lymphocytes(layout: Layout, anatomy: Anatomy, density: Field) -> Blobs:
     """Return small round nuclei, in crowds."""
     um = layout.um
-    y, x, key = _scatter(layout, "lymphocytes", density * np.float32(_SURPLUS[LYMPHOCYTE]), 1.6)
+    y, x, key = _scatter(layout, "lymphocytes", density * np.float32(_surplus(layout, LYMPHOCYTE)), 1.6)
     radius = (2.9 + 0.3 * normal(key)).clip(2.1, 3.8) / um
     turn = np.pi * uniform(mix(key, 3))
     squeeze = 0.84 + 0.16 * uniform(mix(key, 4))
@@ -301,7 +305,7 @@ def _lymphocytes(layout: Layout, anatomy: Anatomy, density: Field) -> Blobs:
 def _fibroblasts(layout: Layout, anatomy: Anatomy, across: Field, density: Field) -> Blobs:
     """Return spindles along the fibres."""
     um = layout.um
-    y, x, key = _scatter(layout, "fibroblasts", density * np.float32(_SURPLUS[FIBROBLAST]), 0.9)
+    y, x, key = _scatter(layout, "fibroblasts", density * np.float32(_surplus(layout, FIBROBLAST)), 0.9)
     soft = cv2.GaussianBlur(across, (0, 0), max(1.0, 2.5 / um))
     rows, columns = (a.astype(np.intp).clip(1, n - 2) for a, n in zip((y, x), layout.noise.shape, strict=True))
     gy = soft[rows + 1, columns] - soft[rows - 1, columns]

@@ -22,7 +22,7 @@ class Traits:
     none; `mucin`, `secretion`: how much; `loose`: how far fibres lie apart; `turn`: direction of the fibres; `crowd`:
     factor on lymphocytes; `red`: red cells outside vessels; `pale`: how vesicular the nuclei of glands are;
     `fibrous`: how much of fibres one sees; `even`:
-    no field has more lymphocytes than another.
+    every field has the nuclei that were asked for, none more than another.
     """
 
     radius: float

@@ -31,7 +31,7 @@ class TissueArguments(PhantomArguments):
     um: PositiveFloat = Argument(default=0.5, ge=0.1, le=4)
     """um per pixel."""
     lymphocytes: float | None = Argument(default=None, ge=0, le=20)
-    """Lymphocytes per 1000 um2 of stroma, in every field alike; none = as the difficulty has them, some fields full."""
+    """Lymphocytes per 1000 um2 of stroma, in every field alike; none = as the difficulty has them, few or many."""
     fibroblasts: float | None = Argument(default=None, ge=0, le=10)
     """Spindle cells per 1000 um2 of stroma; none = as the difficulty has them."""
 
@@ -87,7 +87,7 @@ def field(
     asked = {"lymphocytes": lymphocytes, "fibroblasts": fibroblasts}
     anatomy = replace(ANATOMY[difficulty], **{name: value for name, value in asked.items() if value is not None})
     place = seed_of(seed, SPLITS[split], number)
-    layout = lay_out(place, pair(size), um, anatomy, beyond, even=lymphocytes is not None)
+    layout = lay_out(place, pair(size), um, anatomy, beyond, even=(lymphocytes, fibroblasts) != (None, None))
     draws = Draws((seed, SPLITS[split], number // SLIDE), site)
     return render(layout, draw_stain(draws, difficulty)), layout
 
