@@ -27,7 +27,7 @@ from zoo.stain.matrices import absorbance
 from zoo.types import Boxes, Instances, Sample
 
 DIFFICULTIES = ("easy", "medium", "hard")
-HE_UM = 0.2
+HE_UM = 0.35
 """um per pixel at which the phantom's nuclei are about as large as those of dsb2018-he."""
 
 

@@ -72,7 +72,18 @@ def test_what_is_written_is_what_the_dataset_gives(tmp_path: Path) -> None:
 
 
 def test_the_command_takes_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["data", "sample", "phantom-nuclei", "difficulty=hard", "size=48", "--count", "1", "--out", str(tmp_path)]
+    words = [
+        "data",
+        "sample",
+        "phantom-nuclei",
+        "difficulty=hard",
+        "size=48",
+        "--count",
+        "1",
+        "--sheet",
+        "--out",
+        str(tmp_path),
+    ]
     assert main(words) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "phantom-nuclei.sheet.png")
     with Image.open(tmp_path / "train-0000.png") as picture:

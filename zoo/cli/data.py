@@ -3,7 +3,7 @@
 zoo data fetch bccd                 download it, or say how, then check it
 zoo data check glas                 is the copy whole, and does anything leak
 zoo data init FOLDER --um 0.5       write FOLDER/zoo-dataset.yaml
-zoo data sample phantom-smear difficulty=hard --count 16 --out DIR
+zoo data sample phantom-smear difficulty=hard --count 16 --sheet --out DIR
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sample.add_argument("--out", metavar="DIR", help="folder to write into")
     sample.add_argument("--split", default="all", help="split (default all)")
     sample.add_argument("--count", type=int, default=3, metavar="N", help="how many (default 3)")
+    sample.add_argument("--sheet", action="store_true", help="also NAME.sheet.png: all of it to look at")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -145,6 +146,8 @@ def _sample(args: argparse.Namespace) -> int:
         raise UserError("zoo data sample: no dataset is named. See: zoo list datasets")
     for name in names:
         out = Path(args.out) / name if len(names) > 1 else Path(args.out)
-        for path in write_samples(name, out, split=args.split, count=args.count, arguments=told.values, sheet=True):
+        for path in write_samples(
+            name, out, split=args.split, count=args.count, arguments=told.values, sheet=args.sheet
+        ):
             print(path)
     return 0

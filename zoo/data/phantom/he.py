@@ -17,10 +17,13 @@ from zoo.data.phantom.optics import RANGES, Camera, Draws, camera, expose, focus
 from zoo.stain.matrices import stain_matrix
 
 # Absorbance directions in use: Ruifrok and Johnston 2001; the reference of Macenko et al., ISBI 2009; HistomicsTK's
-# target slide of TCGA-BRCA, estimated by Macenko's method.
-_HAEMATOXYLIN = np.array([(0.650, 0.704, 0.286), (0.5626, 0.7201, 0.4062), (0.5808, 0.7168, 0.3859)])
+# target slide of TCGA-BRCA, estimated by Macenko's method; of haematoxylin also the mean absorbance of the nuclei in
+# DSB2018's H&E images.
+_HAEMATOXYLIN = np.array(
+    [(0.650, 0.704, 0.286), (0.5626, 0.7201, 0.4062), (0.5808, 0.7168, 0.3859), (0.50, 0.84, 0.22)]
+)
 _EOSIN = np.array([(0.072, 0.990, 0.105), (0.2159, 0.8012, 0.5581), (0.0831, 0.9008, 0.4262)])
-_VIOLET = np.array([0.46, 0.80, 0.24])  # the ground of slides that hardly took eosin
+_VIOLET = np.array([0.44, 0.86, 0.20])  # the ground of slides that hardly took eosin
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,11 @@ def draw_stain(draws: Draws, difficulty: str) -> Stain:
     strengths = STRENGTHS[difficulty]
     vectors = []
     for name, published in (("haematoxylin", _HAEMATOXYLIN), ("eosin", _EOSIN)):
-        weights = np.array([draws.unit(f"{name} {i}") for i in range(len(published))]) + 0.05
-        vectors.append(weights / weights.sum() @ published + draws.spread(f"{name} turn", 3, 0.025))
+        weights = np.array([draws.unit(f"{name} {i}") ** 3 for i in range(len(published))]) + 0.02
+        vectors.append(weights / weights.sum() @ published + draws.spread(f"{name} turn", 3, 0.03))
     violet = max(0.0, draws.unit("violet") - 0.7) / 0.3
     vectors[1] = vectors[1] * (1 - violet) + _VIOLET * violet
+    vectors[0] = vectors[0] * (1 - violet) + _HAEMATOXYLIN[3] * violet
     faint = 1 - 0.85 * max(0.0, draws.unit("faint") - 0.75) / 0.25  # some slides hardly took anything but nuclei
     return Stain(
         stain_matrix(*np.clip(vectors, 0.02, None)),
