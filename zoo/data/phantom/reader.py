@@ -92,18 +92,28 @@ def field(
     return render(layout, draw_stain(draws, difficulty)), layout
 
 
-def nuclei_of(layout: Layout) -> Instances:
-    """Return the nuclei that the picture shows, with their classes."""
-    nuclei = layout.cut(layout.nuclei)
-    return Instances(nuclei, {int(i): int(layout.classes[i - 1]) for i in present_ids(nuclei)})
+def numbered(labels: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
+    """Return labels numbered from 1 without gaps, in their order, and what each of them was."""
+    ids = present_ids(labels)
+    table = np.zeros(int(labels.max(initial=0)) + 1, np.int32)
+    table[ids] = np.arange(1, len(ids) + 1)
+    return table[labels], ids
+
+
+def objects(labels: NDArray[np.int32], kinds: NDArray[Any], values: NDArray[np.float32] | None = None) -> Instances:
+    """Return the objects that a picture shows; object i of the layout has class `kinds[i - 1]`, `values[i - 1]`."""
+    shown, ids = numbered(labels)
+    classes = {new: int(kinds[old - 1]) for new, old in enumerate(ids, start=1)}
+    measured = None if values is None else {new: values[old - 1] for new, old in enumerate(ids, start=1)}
+    return Instances(shown, classes, values=measured)
 
 
 def truths(layout: Layout) -> dict[str, Truth]:
     """Return the truths of a layout, cut to the picture."""
     return {
-        "nuclei": nuclei_of(layout),
-        "glands": Instances(layout.cut(layout.glands)),
-        "lumina": Instances(layout.cut(layout.lumina)),
+        "nuclei": objects(layout.cut(layout.nuclei), layout.classes),
+        "glands": Instances(numbered(layout.cut(layout.glands))[0]),
+        "lumina": Instances(numbered(layout.cut(layout.lumina))[0]),
         "tissue": Semantic(layout.cut(layout.tissue)),
         "patch": Label(patch_class(layout)),
     }
@@ -160,7 +170,7 @@ class StainsReader(PhantomReader):
         nuclei = layout.cut(nuclei)
         known = truths(layout) | {
             "ihc": Picture(ihc, RGB),
-            "cells": Instances(nuclei, {int(i): 1 + int(positive[i - 1]) for i in present_ids(nuclei)}),
+            "cells": objects(nuclei, 1 + positive.astype(np.int64)),
             "misalignment": Vector(_summary(layout, shift)),
         }
         return self.sample(entry, image, (arguments.um, arguments.um), known)
@@ -210,13 +220,8 @@ class MifReader(PhantomReader):
         nuclei = layout.cut(layout.nuclei)
         dna = markers.seen(layout.chromatin, layout.nuclei, len(cells.types))
         table = np.stack([amounts.get(c, dna) for c in channels], 1).astype(np.float32)
-        ids = present_ids(nuclei)
         known = truths(layout) | {
             "mif": Picture(mif, tuple(channels), encoding="linear"),
-            "cells": Instances(
-                nuclei,
-                {int(i): int(cells.types[i - 1]) for i in ids},
-                values={int(i): table[i - 1] for i in ids},
-            ),
+            "cells": objects(nuclei, cells.types, table),
         }
         return self.sample(entry, image, (arguments.um, arguments.um), known)
