@@ -134,6 +134,12 @@ PICTURE = "  clean: {kind: picture, channels: [red, green, blue]}\n"
 
 
 @pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep what a test predicts to itself."""
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Make family and reader known for one test."""
     module = types.ModuleType("bench_fakes")

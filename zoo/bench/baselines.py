@@ -7,15 +7,26 @@ interest; it has the best recall there is, and shows what a high Dice is worth w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo.bench.results import Case, Failure
+from zoo.bench.work import Judged, Level, failure
+from zoo.data.datasets import Dataset
+from zoo.data.truths import foreground as foreground_of
+from zoo.families import score
+from zoo.families.score import Task
 from zoo.io.images import to_rgb8
+from zoo.types import Picture, PicturePrediction, Prediction, Sample, Semantic, SemanticPrediction, Truth
 
 NAMES = ("otsu", "all-foreground")
+
+SIDES = 32
+"""Images of a dataset on which the side of Otsu's threshold is decided, spread evenly."""
 
 
 def grey(image: NDArray[Any]) -> NDArray[np.uint8]:
@@ -56,3 +67,82 @@ def foreground(name: str, image: NDArray[np.uint8], dark: bool) -> NDArray[np.bo
         return np.ones(image.shape, bool)
     threshold = otsu_threshold(image)
     return np.asarray(image <= threshold if dark else image > threshold)
+
+
+# --- judging ----------------------------------------------------------------------------------------------------------
+
+
+def judge(number: int, dataset: Dataset, judged: Sequence[Task]) -> tuple[list[tuple[str, Judged]], list[Failure]]:
+    """Judge what needs no model on the truths that some weights were judged on: (baseline, cases), failures."""
+    tasks = tasks_of(judged)
+    failures: list[Failure] = []
+    if dataset.card.axes != "CYX" or not tasks:
+        return [], failures
+    maps = any(task.kind == "semantic" for _, task in tasks)
+    dark = objects_are_dark(_brightness(dataset)) if maps else False
+    found = [(name, Judged(number, _noted(name, task, dark), Level())) for name, task in tasks]
+    for position, entry in enumerate(dataset.index):
+        try:
+            sample = dataset[position]
+            image = grey(sample.image) if maps else None
+        except Exception as error:
+            failures.append(failure("", dataset.name, entry.id, error))
+            continue
+        for name, one in found:
+            truth = sample.truth.get(one.task.truth)
+            try:
+                prediction = _baseline(name, sample, truth, image, dark)
+                if prediction is None or truth is None:
+                    continue
+                scored = score.judge(one.task, prediction, truth)
+                records = scored.records
+                one.cases.append(Case(sample.id, entry.unit, scored.scores, center=sample.center, records=records))
+            except Exception as error:
+                failures.append(failure(name, dataset.name, entry.id, error))
+    return found, failures
+
+
+def _noted(name: str, task: Task, dark: bool) -> Task:
+    side = "the darker side is taken" if dark else "the brighter side is taken"
+    note = f"{side}, decided from the images alone" if name == "otsu" else ""
+    return replace(task, note="; ".join(part for part in (note, task.note) if part))
+
+
+def _brightness(dataset: Dataset) -> Iterator[NDArray[np.uint8]]:
+    for position in np.unique(np.linspace(0, len(dataset) - 1, min(SIDES, len(dataset))).round().astype(int)):
+        try:
+            yield grey(dataset[int(position)].image)
+        except Exception:
+            continue
+
+
+def tasks_of(judged: Sequence[Task]) -> list[tuple[str, Task]]:
+    """Return (baseline, task) for each truth that was judged, with the metrics of all the outputs that answer to it."""
+    found: list[tuple[str, Task]] = []
+    for truth in dict.fromkeys(task.truth for task in judged):
+        same = [task for task in judged if task.truth == truth]
+        metrics = tuple(dict.fromkeys(name for task in same for name in task.metrics))
+        if same[0].kind == "picture":
+            found.append(("unchanged input", Task("picture", "picture", truth, (), (), metrics)))
+        elif same[0].kind in ("semantic", "instances"):
+            classes = same[0].truth_classes
+            kinds = foreground_of(classes)
+            note = f"foreground ({', '.join(kinds)}) against the rest" if len(kinds) > 1 else ""
+            merge = {"foreground": kinds}
+            task = Task("mask", "semantic", truth, ("background", "foreground"), classes, metrics, merge, note)
+            found += [(name, task) for name in NAMES]
+    return found
+
+
+def _baseline(
+    name: str, sample: Sample, truth: Truth | None, image: NDArray[np.uint8] | None, dark: bool
+) -> Prediction | None:
+    if isinstance(truth, Picture):
+        same = len(sample.image) == len(truth.data) and sample.image.dtype == truth.data.dtype
+        return PicturePrediction(sample.image, truth.channels, truth.encoding) if same else None
+    if truth is None or image is None:
+        return None
+    mask = foreground(name, image, dark)
+    if isinstance(truth, Semantic) and truth.multilabel:
+        return SemanticPrediction(mask[None], ("foreground",), multilabel=True)
+    return SemanticPrediction(mask.astype(np.uint8), ("background", "foreground"))

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from zoo.bench import pictures, report
+from zoo.bench.report_tables import text
 from zoo.bench.results import Results
 from zoo.bench.run import bench
 from zoo.data.datasets import open_dataset
@@ -121,5 +122,5 @@ def _section(family: Family, folder: Path, name: str) -> str:
         task = Task(output, spec.kind, "", spec.classes, spec.classes, (), colours=spec.colours)
         files[output] = f"pictures/{name}/{output}.jpg"
         pictures.write_jpeg(folder / files[output], pictures.drawn(image, prediction, task, ours=True))
-    summary = report.text(dataset.card.summary)
-    return f"<section>\n<h2>{report.text(name)}</h2>\n<p>{summary}</p>\n{report.figures(folder, files)}\n</section>"
+    summary = text(dataset.card.summary)
+    return f"<section>\n<h2>{text(name)}</h2>\n<p>{summary}</p>\n{report.figures(folder, files)}\n</section>"

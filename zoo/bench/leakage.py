@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,22 +27,34 @@ class Item(Protocol):
 
 @dataclass(frozen=True)
 class Record:
-    """What weights say of their making: lists of {dataset, split, groups, images}; None where they say nothing."""
+    """What weights say of their making: lists of {dataset, split, groups, images}; None where they say nothing; and
+    the file's metadata."""
 
     trained: tuple[Mapping[str, Any], ...] | None
     validated: tuple[Mapping[str, Any], ...]
+    metadata: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 def record_of(found: Found) -> Record:
     """Return the training record of weights: the card's where there is one, else the file's."""
     if found.card is not None and found.card.trained_on:
-        return Record(tuple(t.model_dump(mode="json") for t in found.card.trained_on), ())
+        trained_on = tuple(t.model_dump(mode="json") for t in found.card.trained_on)
+        return Record(trained_on, (), _metadata(found.path))
     metadata = _metadata(found.path)
     trained = json.loads(metadata["trained_on"]) if "trained_on" in metadata else None
     return Record(
         None if trained is None else tuple(trained),
         tuple(json.loads(metadata.get("validated_on", "[]"))),
+        metadata,
     )
+
+
+def joined(records: Sequence[Record]) -> Record:
+    """Return the record of an ensemble: what any member has seen; None where a member does not say."""
+    if len(records) == 1:
+        return records[0]
+    trained = None if any(r.trained is None for r in records) else tuple(t for r in records for t in r.trained or ())
+    return Record(trained, tuple(v for r in records for v in r.validated))
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -1,18 +1,29 @@
-"""One HTML page that says everything and needs nothing: no script, no font, no picture from outside."""
+"""One HTML page that says everything and needs nothing from outside: no script, font or picture is fetched.
+
+Without JavaScript it is a printed report; with it, tables sort, words filter, and every dot and picture opens its image
+with truth and prediction side by side.
+"""
 
 from __future__ import annotations
 
 import base64
-import html
+import json
 import math
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from zoo.bench import plot
-from zoo.bench.results import Case, Results, Row, columns, figure, footnotes, interval, label, size_of
+from zoo.bench import report_tables as tables
+from zoo.bench.analysis import leading
+from zoo.bench.report_tables import heading, text
+from zoo.bench.results import Case, Results, Row, figure, footnotes, size_of
 from zoo.errors import counted
 from zoo.metrics import METRICS
+
+ROOM = 24 * 2**20
+"""Bytes of pictures that the page may hold beyond those that it shows; the rest stay in the folder `pictures`."""
 
 
 def write(results: Results, title: str = "Benchmark", intro: str = "", extra: str = "") -> Path:
@@ -24,146 +35,158 @@ def write(results: Results, title: str = "Benchmark", intro: str = "", extra: st
 
 def page(results: Results, title: str = "Benchmark", intro: str = "", extra: str = "") -> str:
     """Return the page."""
-    tables = results.tables()
-    parts = [_summary(results), *(_section(results, key, rows) for key, rows in tables.items())]
-    parts += [extra, _failures(results), _method(results)]
-    style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
+    numbers = {id(row): n for n, row in enumerate(r for r in results.rows if not r.baseline)}
+    parts = [tables.overview(results), _ranks(results)]
+    parts += [_section(results, key, rows, numbers) for key, rows in results.tables().items()]
+    parts += [extra, tables.points(results), _failures(results), _method(results), _viewer()]
+    here = Path(__file__).parent
+    style, script = ((here / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     lead = f'<p class="lead">{text(intro)}</p>' if intro else ""
+    body = "\n".join(part for part in parts if part)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{text(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{text(title)}</h1>\n{lead}\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</main>\n</body>\n</html>\n"
+        f"<h1>{text(title)}</h1>\n{lead}\n{_said(results)}\n{_tools()}\n{body}\n</main>\n"
+        f'<script type="application/json" id="cases">{_json(_cases(results))}</script>\n'
+        f'<script type="application/json" id="pictures">{_json(_pictures(results, body))}</script>\n'
+        f"<script>\n{script}</script>\n</body>\n</html>\n"
     )
 
 
-def text(value: object) -> str:
-    """Return text as HTML shows it."""
-    return html.escape(str(value))
+def _json(value: Any) -> str:
+    """Return JSON that can stand inside a script element."""
+    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def heading(results: Results, key: tuple[str, str, str]) -> str:
-    """Return the name of a table: the truth is said only where a dataset has more than one."""
-    dataset, split, truth = key
-    several = len({k for k in results.tables() if k[:2] == key[:2]}) > 1
-    return f"{dataset}:{split}" + (f" · {truth}" if several else "")
+def _said(results: Results) -> str:
+    """Return in a line what was compared."""
+    weights = len({row.weights for row in results.rows if not row.baseline})
+    found = results.tables()
+    datasets = len({key[:2] for key in found})
+    images = sum(size_of(rows)[0] for rows in found.values())
+    options = {k: v for k, v in results.settings.items() if k == "tta" and v != "none"}
+    more = "".join(f" · {k} {v}" for k, v in options.items())
+    failed = f" · <b>{len(results.failures)} failed</b>" if results.failures else ""
 
+    def count(n: int, word: str, plural: str) -> str:
+        return f"{n} {word if n == 1 else plural}"
 
-def leading(rows: Sequence[Row]) -> str:
-    """Return the metric that orders the pictures and stands in the summary: the first that every row has."""
-    common = [name for name in columns(rows) if all(name in row.means for row in rows)]
-    return (common or columns(rows))[0]
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
-
-
-def _name(row: Row, several: bool) -> str:
-    name = f"<i>{text(row.weights)}</i>" if row.baseline else text(label(row))
-    return name + (f' <span class="output">{text(row.output)}</span>' if several and not row.baseline else "")
-
-
-def _summary(results: Results) -> str:
-    """Return the matrix of weights x datasets, one number each; left out where there is one table of one row."""
-    tables = results.tables()
-    if len(tables) < 2:
-        return ""
-    names = list(dict.fromkeys((row.weights, row.output, row.baseline) for rows in tables.values() for row in rows))
-    names.sort(key=lambda name: name[2])
-    several = len({output for _, output, baseline in names if not baseline}) > 1
-    measured = {key: leading(rows) for key, rows in tables.items()}
-    head = "".join(
-        f'<th class="number">{text(heading(results, key))}<br><span class="metric">{text(measured[key])}</span></th>'
-        for key in tables
-    )
-    lines = []
-    for weights, output, baseline in names:
-        cells = []
-        shown = None
-        for key, rows in tables.items():
-            row = next((r for r in rows if (r.weights, r.output) == (weights, output)), None)
-            shown = row or shown
-            value = figure(row.means[measured[key]].value, measured[key]) if row and measured[key] in row.means else ""
-            mark = " ‡" if row and row.leaks else ""
-            cells.append(f'<td class="number">{value}{mark}</td>')
-        name = f"<i>{text(weights)}</i>" if baseline else text(weights)
-        name += f' <span class="output">{text(output)}</span>' if several and not baseline else ""
-        lines.append(f'<tr class="{"baseline" if baseline else ""}"><th>{name}</th>{"".join(cells)}</tr>')
     return (
-        f'<section>\n<h2>Overview</h2>\n<div class="wide"><table>\n<thead><tr><th></th>{head}</tr></thead>\n'
-        f"<tbody>\n{''.join(line + chr(10) for line in lines)}</tbody>\n</table></div>\n</section>"
+        f'<p class="said">{count(weights, "file of weights", "files of weights")} · '
+        f"{count(datasets, 'dataset', 'datasets')} · {count(images, 'image', 'images')}{more}{failed}</p>"
     )
 
 
-def _section(results: Results, key: tuple[str, str, str], rows: Sequence[Row]) -> str:
-    names = columns(rows)
+def _tools() -> str:
+    return (
+        '<p class="tools"><label>Filter <input id="filter" type="search" placeholder="weights, dataset, image …" '
+        'autocomplete="off"></label></p>'
+    )
+
+
+# --- a dataset --------------------------------------------------------------------------------------------------------
+
+
+def _section(results: Results, key: tuple[str, str, str], rows: Sequence[Row], numbers: dict[int, int]) -> str:
     images, groups = size_of(rows)
     several = len({row.output for row in rows if not row.baseline}) > 1
-    head = "".join(f'<th class="number" title="{text(METRICS[n].summary)}">{text(n)}</th>' for n in names)
-    best = {name: _best(rows, name) for name in names}
-    lines = []
-    for row in rows:
-        cells = "".join(_cell(row, name, best[name]) for name in names)
-        lines.append(f'<tr class="{"baseline" if row.baseline else ""}"><th>{_name(row, several)}</th>{cells}</tr>\n')
-    notes = "".join(f"<li>{text(note)}</li>" for note in footnotes(rows))
     measured = leading(rows)
-    strips = plot.strips(rows, measured, several) if images > 1 else ""
-    return (
-        f"<section>\n<h2>{text(heading(results, key))}</h2>\n"
+    notes = "".join(f"<li>{text(note)}</li>" for note in footnotes(rows))
+    strips = plot.strips(rows, measured, several, numbers) if images > 1 else ""
+    parts = [
+        f"<h2>{text(heading(results, key))}</h2>",
         f"<p>{counted(images, 'image')}, {counted(groups, 'group')}. Mean over images, and its 95 % "
-        "interval where there are two groups or more.</p>\n"
-        f'<div class="wide"><table>\n<thead><tr><th></th>{head}</tr></thead>\n<tbody>\n{"".join(lines)}</tbody>\n'
-        f"</table></div>\n{f'<ul class=notes>{notes}</ul>' if notes else ''}\n{strips}\n"
-        f"{''.join(_gallery(results, row, several) for row in rows if not row.baseline)}</section>"
+        "interval where there are two groups or more.</p>",
+        tables.numbers(rows, several),
+        f"<ul class=notes>{notes}</ul>" if notes else "",
+        strips,
+        tables.compared(results, key),
+        tables.seeds(results, key),
+        tables.centres(results, key),
+        _curves(results, key),
+        *_galleries(results, [row for row in rows if not row.baseline], several, numbers),
+        tables.groups(rows, measured, several),
+    ]
+    name = text(" ".join(key))
+    return f'<section data-name="{name}">\n' + "\n".join(part for part in parts if part) + "\n</section>"
+
+
+def _curves(results: Results, key: tuple[str, str, str]) -> str:
+    """Return the curves of a table under perturbations, and the areas under them."""
+    found = [c for c in results.analysis.curves if (c.dataset, c.split, c.truth) == key]
+    if not found:
+        return ""
+    series = {pair: n for n, pair in enumerate(dict.fromkeys((c.weights, c.output) for c in found))}
+    several = len({output for _, output in series}) > 1
+    kinds = list(dict.fromkeys((c.perturbation, c.metric) for c in found))
+    plots = "".join(plot.curve([c for c in found if (c.perturbation, c.metric) == kind], series) for kind in kinds)
+    drawn = f'<div class="smalls">{plots}</div>'
+    keys = "".join(
+        f'<span class="key"><i class="s{n % plot.COLOURS}"></i>'
+        f"{text(weights)}{' ' + text(output) if several else ''}</span>"
+        for (weights, output), n in series.items()
     )
+    return f'<h3>Robustness</h3><p class="legend">{keys}</p>{drawn}{tables.areas(found, several)}'
 
 
-def _best(rows: Sequence[Row], name: str) -> float:
-    """Return the best mean of a column among rows that neither leak nor are baselines; nan with fewer than two."""
-    values = [r.means[name].value for r in rows if name in r.means and not r.leaks and not r.baseline]
-    values = [v for v in values if not math.isnan(v)]
-    if len(values) < 2:
-        return math.nan
-    return max(values) if METRICS[name].better == "max" else min(values)
+def _ranks(results: Results) -> str:
+    found = results.analysis.ranking
+    if found is None:
+        return ""
+    from zoo.bench.files import ranked
 
-
-def _cell(row: Row, name: str, best: float) -> str:
-    mean = row.means.get(name)
-    if mean is None:
-        return "<td></td>"
-    strong = ' class="number best"' if not row.leaks and not row.baseline and mean.value == best else ' class="number"'
-    return f'<td{strong}>{figure(mean.value, name)}<span class="interval">{text(interval(mean, name))}</span></td>'
+    return f"<section>\n<h2>Ranks</h2>\n<p>{text(ranked(found))}</p>\n{plot.ranks(found[1])}\n</section>"
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
+def _picture_metric(row: Row) -> str | None:
+    """Return the metric by which a row's images are ordered: the first that images have."""
+    return next((name for name in row.metrics if any(name in case.scores for case in row.cases)), None)
+
+
+def _ordered(row: Row) -> list[Case]:
+    """Return the cases that have pictures, best first."""
+    metric = _picture_metric(row)
+    cases = [c for c in row.cases if c.pictures and metric and not math.isnan(c.scores.get(metric, math.nan))]
+    if metric:
+        sign = -1 if METRICS[metric].better == "max" else 1
+        cases.sort(key=lambda case: (sign * case.scores[metric], case.image))
+    return cases
+
+
 def chosen(row: Row) -> list[tuple[str, Case]]:
     """Return the best, the median and the worst case of a row by its first metric; fewer where it has fewer."""
-    metric = row.metrics[0]
-    cases = [c for c in row.cases if c.pictures and not math.isnan(c.scores.get(metric, math.nan))]
-    if METRICS[metric].better == "max":
-        cases.sort(key=lambda case: (-case.scores[metric], case.image))
-    else:
-        cases.sort(key=lambda case: (case.scores[metric], case.image))
+    cases = _ordered(row)
     if len(cases) >= 3:
         return [("best", cases[0]), ("median", cases[len(cases) // 2]), ("worst", cases[-1])]
     return list(zip(("best", "worst") if len(cases) == 2 else ("",), cases, strict=False))
 
 
-def _gallery(results: Results, row: Row, several: bool) -> str:
-    picked = chosen(row)
-    if not picked:
+def _galleries(results: Results, rows: Sequence[Row], several: bool, numbers: dict[int, int]) -> list[str]:
+    """Return the pictures of each row; of many rows all but the first are folded."""
+    return [
+        _gallery(results, row, several, numbers[id(row)], folded=place > 0 and len(rows) > 2)
+        for place, row in enumerate(rows)
+    ]
+
+
+def _gallery(results: Results, row: Row, several: bool, number: int, folded: bool) -> str:
+    picked, metric = chosen(row), _picture_metric(row)
+    if not picked or metric is None:
         return ""
-    metric = row.metrics[0]
     lines = "".join(
-        f'<div class="case"><p class="caption">{f"<b>{rank}</b> · " if rank else ""}{text(case.image)} · '
+        f'<div class="case" data-row="{number}" data-image="{text(case.image)}" tabindex="0">'
+        f'<p class="caption">{f"<b>{rank}</b> · " if rank else ""}{text(case.image)} · '
         f"{text(metric)} {figure(case.scores[metric], metric)}</p>{figures(results.out, case.pictures)}</div>\n"
         for rank, case in picked
     )
-    return f"<h3>{_name(row, several)}</h3>\n{lines}"
+    search = text(f"{row.weights} {' '.join(case.image for _, case in picked)}")
+    opened = "" if folded else " open"
+    summary = f"<summary><h3>{tables.name(row, several)}</h3></summary>"
+    return f'<details class="gallery" data-search="{search}"{opened}>{summary}\n{lines}</details>'
 
 
 def figures(folder: Path, pictures: dict[str, str]) -> str:
@@ -172,10 +195,58 @@ def figures(folder: Path, pictures: dict[str, str]) -> str:
     for role, name in pictures.items():
         file = folder / name
         if file.is_file():
-            data = base64.b64encode(file.read_bytes()).decode()
-            source = f"data:image/jpeg;base64,{data}"
-            shown.append(f'<figure><img src="{source}" alt="{role}"><figcaption>{role}</figcaption></figure>')
+            source = f"data:image/jpeg;base64,{_encoded(file)}"
+            image = f'<img src="{source}" data-file="{text(name)}" alt="{role}">'
+            shown.append(f"<figure>{image}<figcaption>{role}</figcaption></figure>")
     return f'<div class="row">{"".join(shown)}</div>'
+
+
+def _encoded(file: Path) -> str:
+    return base64.b64encode(file.read_bytes()).decode()
+
+
+def _cases(results: Results) -> list[dict[str, Any]]:
+    """Return what the viewer shows: a row of the page -> its cases, best first."""
+    found = []
+    for row in (r for r in results.rows if not r.baseline):
+        metrics = [name for name in row.metrics if any(name in case.scores for case in row.cases)]
+        cases = [
+            {
+                "image": case.image,
+                "group": case.group,
+                "scores": [figure(case.scores.get(name, math.nan), name) for name in metrics],
+                "pictures": case.pictures,
+            }
+            for case in _ordered(row)
+        ]
+        title = f"{row.weights} ({row.output}) on {row.dataset}:{row.split}"
+        found.append({"title": title, "metrics": metrics, "cases": cases})
+    return found
+
+
+def _pictures(results: Results, body: str) -> dict[str, str]:
+    """Return file -> Base64 of the pictures that the page does not show already, as many as there is room for."""
+    found: dict[str, str] = {}
+    room = ROOM
+    for row in results.rows:
+        for case in row.cases:
+            for name in case.pictures.values():
+                file = results.out / name
+                if name in found or f'data-file="{text(name)}"' in body or not file.is_file():
+                    continue
+                if (room := room - file.stat().st_size) < 0:
+                    return found
+                found[name] = _encoded(file)
+    return found
+
+
+def _viewer() -> str:
+    return (
+        '<dialog id="viewer"><header><div><h2></h2><p class="where"></p></div><nav>'
+        '<button class="previous" aria-label="better image">←</button>'
+        '<button class="next" aria-label="worse image">→</button>'
+        '<button class="close" aria-label="close">×</button></nav></header><div class="row"></div><dl></dl></dialog>'
+    )
 
 
 # --- the rest ---------------------------------------------------------------------------------------------------------
@@ -190,8 +261,8 @@ def _failures(results: Results) -> str:
     )
     return (
         f"<section>\n<h2>Failures</h2>\n<p>{len(results.failures)} could not be judged; everything else is above.</p>\n"
-        '<div class="wide"><table class="failures">\n<thead><tr><th>weights</th><td>dataset</td><td>image</td>'
-        f"<td>what</td></tr></thead>\n<tbody>\n{lines}</tbody>\n</table></div>\n</section>"
+        '<div class="wide"><table class="failures"><thead><tr><th>weights</th><th>dataset</th><th>image</th>'
+        f"<th>what</th></tr></thead>\n<tbody>\n{lines}</tbody>\n</table></div>\n</section>"
     )
 
 
@@ -206,25 +277,19 @@ def _method(results: Results) -> str:
         if part
     )
     software = ", ".join(f"{name} {version}" for name, version in versions.items() if version != "not installed")
-    times = "".join(
-        f"<li>{text(row.weights)} on {text(row.dataset)}: {_median(row)}</li>"
-        for row in results.rows
-        if not row.baseline and _median(row)
-    )
     ran_on = f"{results.environment.get('device', '')}, {results.environment.get('threads', '')} threads"
+    notes = "".join(f"<li>{text(note)}</li>" for note in results.analysis.notes)
     return (
         "<section>\n<h2>How this was measured</h2>\n"
         "<p>Numbers are means over images, each image weighing the same; an image for which a metric is not defined "
-        "(no object in truth or prediction) is left out. Intervals are percentile bootstraps that draw whole groups "
-        "(patients, slides), 5000 resamples. Baselines never see a truth.</p>\n"
-        f"<dl>{metrics}</dl>\n<details><summary>Times and versions</summary>\n<ul>{times}</ul>\n"
+        "(no object in truth or prediction) is left out. Pooled metrics count over all images together. Intervals are "
+        "percentile bootstraps that draw whole groups (patients, slides), 5000 resamples (500 of pooled metrics). "
+        "Pairs are tested by flipping the signs of whole groups, with Holm's correction within a table; the detectable "
+        "difference is what such a study finds with a power of 80 %. Baselines never see a truth.</p>\n"
+        f"<dl>{metrics}</dl>\n{f'<ul class=notes>{notes}</ul>' if notes else ''}\n{tables.cost(results)}\n"
+        f"<details><summary>Versions and machine</summary>\n"
         f"<p>histozoo {_version()}; {text(software)}. {text(machine)}; {text(ran_on)}.</p></details>\n</section>"
     )
-
-
-def _median(row: Row) -> str:
-    seconds = sorted(case.seconds for case in row.cases if case.seconds is not None)
-    return f"{seconds[len(seconds) // 2]:.3g} s an image" if seconds else ""
 
 
 def _version() -> str:

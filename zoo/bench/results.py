@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from zoo.bench.compare import Comparison, Ranking, Seeds
 from zoo.bench.statistics import FEW, Mean
 from zoo.errors import counted
 from zoo.metrics import METRICS
 
-FORMAT = 1
+if TYPE_CHECKING:
+    from zoo.bench.analysis import Curve
+    from zoo.bench.operating import Point
+
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Case:
-    """One image under one row: its scores, the seconds that the prediction took, and its pictures (role -> file below
-    the output folder)."""
+    """One image under one row: its scores, the seconds that the prediction took and its peak of memory in MiB, its
+    pictures (role -> file below the output folder), its centre, and what it adds to pooled metrics."""
 
     image: str
     group: str
     scores: dict[str, float]
     seconds: float | None = None
     pictures: dict[str, str] = field(default_factory=dict)
+    memory: float | None = None
+    center: str | None = None
+    records: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,21 @@ class Row:
         """Return what the row is compared within: dataset, split, truth."""
         return self.dataset, self.split, self.truth
 
+    @property
+    def seconds(self) -> float | None:
+        """Return the median seconds of an image, None where nothing was timed."""
+        return _median([case.seconds for case in self.cases])
+
+    @property
+    def memory(self) -> float | None:
+        """Return the largest peak of memory of an image in MiB, None where it was not measured."""
+        return max((case.memory for case in self.cases if case.memory is not None), default=None)
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    told = sorted(v for v in values if v is not None)
+    return told[len(told) // 2] if told else None
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -62,14 +84,31 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Analysis:
+    """What a benchmark made of its rows. `comparisons`: table -> pairs by its leading metric; `ranking`: (metrics,
+    ranks) over all tables; `centres`: (weights, table, metric, centre -> mean); `seeds`: (table, output, pooled);
+    `curves`: under perturbations; `points`: thresholds that were chosen; `notes`: sentences about what was left out."""
+
+    comparisons: dict[tuple[str, str, str], list[Comparison]] = field(default_factory=dict)
+    ranking: tuple[str, Ranking] | None = None
+    centres: tuple[tuple[Row, str, dict[str, Mean]], ...] = ()
+    seeds: tuple[tuple[tuple[str, str, str], str, Seeds], ...] = ()
+    curves: tuple[Curve, ...] = ()
+    points: tuple[Point, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Results:
-    """A benchmark: `rows` (baselines last in each table), `failures`, what it was run with, where it lies."""
+    """A benchmark: `rows` (baselines last in each table), `failures`, what it was run with, where it lies; `analysis`:
+    what was made of the rows (comparisons, ranks, centres, seeds, curves, operating points)."""
 
     rows: tuple[Row, ...]
     failures: tuple[Failure, ...]
     settings: dict[str, Any]
     environment: dict[str, Any]
     out: Path
+    analysis: Analysis = field(default_factory=lambda: Analysis())
 
     @property
     def status(self) -> int:
@@ -150,104 +189,3 @@ def footnotes(rows: Sequence[Row]) -> list[str]:
 def label(row: Row) -> str:
     """Return the name of a row, marked where it leaks."""
     return f"{row.weights}{' ‡' if row.leaks else ''}"
-
-
-def markdown(results: Results) -> str:
-    """Return every table as Markdown."""
-    parts = ["# Benchmark", ""]
-    for (dataset, split, truth), rows in results.tables().items():
-        names = columns(rows)
-        images, groups = size_of(rows)
-        parts += [f"## {dataset}:{split} ({truth})", ""]
-        size = f"{counted(images, 'image')}, {counted(groups, 'group')}"
-        parts += [f"{size}; mean over images, 95 % interval by group bootstrap.", ""]
-        parts += [f"| weights | output | {' | '.join(names)} |", f"| --- | --- |{' ---: |' * len(names)}"]
-        for row in rows:
-            cells = " | ".join(cell(row.means.get(name), name) for name in names)
-            parts.append(f"| {'_' + row.weights + '_' if row.baseline else label(row)} | {row.output} | {cells} |")
-        notes = footnotes(rows)
-        parts += ["", *(f"- {note}" for note in notes), *([""] if notes else [])]
-    if results.failures:
-        parts += ["## Failures", "", "| weights | dataset | image | what |", "| --- | --- | --- | --- |"]
-        parts += [f"| {f.weights} | {f.dataset} | {f.image} | {_one_line(f.error)} |" for f in results.failures]
-        parts.append("")
-    return "\n".join(parts)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-def write(results: Results) -> None:
-    """Write results.json, table.md, per_image.parquet and per_image.csv."""
-    out = results.out
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(json.dumps(plain(results), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    (out / "table.md").write_text(markdown(results), encoding="utf-8")
-    _write_images(results)
-
-
-def plain(results: Results) -> dict[str, Any]:
-    """Return everything but the images' numbers as plain values; not-a-number is null, infinity is "inf"."""
-    rows = []
-    for row in results.rows:
-        means = {name: {k: _number(v) for k, v in asdict(mean).items()} for name, mean in row.means.items()}
-        seconds = sorted(case.seconds for case in row.cases if case.seconds is not None)
-        rows.append(
-            {
-                "weights": row.weights,
-                "dataset": row.dataset,
-                "split": row.split,
-                "output": row.output,
-                "truth": row.truth,
-                "kind": row.kind,
-                "baseline": row.baseline,
-                "leaks": row.leaks,
-                "notes": list(row.notes),
-                "images": len(row.cases),
-                "seconds_median": round(seconds[len(seconds) // 2], 4) if seconds else None,
-                "metrics": means,
-            }
-        )
-    return {
-        "format": FORMAT,
-        "rows": rows,
-        "failures": [asdict(f) for f in results.failures],
-        "settings": results.settings,
-        "environment": results.environment,
-    }
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
-    return value
-
-
-def _write_images(results: Results) -> None:
-    import pyarrow as pa
-    from pyarrow import csv, parquet
-
-    names = columns(results.rows)
-    fixed = [(name, pa.string()) for name in ("weights", "dataset", "split", "output", "truth", "image", "group")]
-    types = [*fixed, ("baseline", pa.bool_()), ("leaks", pa.bool_()), ("seconds", pa.float64())]
-    schema = pa.schema([*types, *((name, pa.float64()) for name in names)])
-    lines = []
-    for row in results.rows:
-        for case in row.cases:
-            line: dict[str, Any] = {
-                name: getattr(row, name) for name in ("weights", "dataset", "split", "output", "truth")
-            }
-            line |= {"image": case.image, "group": case.group, "baseline": row.baseline, "leaks": row.leaks > 0}
-            line |= {"seconds": case.seconds} | {name: _nullable(case.scores.get(name)) for name in names}
-            lines.append(line)
-    table = pa.Table.from_pylist(lines, schema=schema)
-    parquet.write_table(table, results.out / "per_image.parquet")
-    csv.write_csv(table, results.out / "per_image.csv")
-
-
-def _nullable(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else value

@@ -17,6 +17,9 @@ FEW = 5
 
 RESAMPLES = 5000
 
+POOLED_RESAMPLES = 500
+"""Resamples of a number that must be taken again from its records each time."""
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -74,3 +77,34 @@ def _resampled(sums: Any, counts: Any, resamples: int, rng: np.random.Generator)
         drawn = rng.integers(0, count, (min(step, resamples - begin), count))
         parts.append(sums[drawn].sum(1) / counts[drawn].sum(1))
     return np.concatenate(parts)
+
+
+def pooled_by_group(
+    pooled: Any,
+    records: Sequence[Any],
+    groups: Sequence[str],
+    *,
+    level: float = 0.95,
+    resamples: int = POOLED_RESAMPLES,
+    seed: int = 0,
+) -> Mean:
+    """Return a pooled number (`zoo.metrics.pooled.Pooled`) of all images and its bootstrap interval over groups.
+
+    Each resample draws whole groups and takes the number of all their images again; resamples without a number (a class
+    that is in none of them) are left out.
+    """
+    names, index = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
+    again = pooled.resampler(records)
+    value = float(again(np.arange(len(records))))
+    if len(names) < 2 or not math.isfinite(value):
+        return Mean(value, None, None, len(records), len(names))
+    members = [np.flatnonzero(index == g) for g in range(len(names))]
+    rng = np.random.default_rng(seed)
+    drawn = np.asarray(
+        [again(np.concatenate([members[g] for g in rng.integers(0, len(names), len(names))])) for _ in range(resamples)]
+    )
+    told = drawn[np.isfinite(drawn)]
+    if not len(told):
+        return Mean(value, None, None, len(records), len(names))
+    low, high = np.quantile(told, [(1 - level) / 2, (1 + level) / 2])
+    return Mean(value, float(low), float(high), len(records), len(names))

@@ -67,7 +67,8 @@ def image(array: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
     return found.astype(array.dtype)
 
 
-def _truth(truth: Truth, old: Sequence[int], shape: Sequence[int]) -> Truth:
+def truth_at(truth: Truth, old: Sequence[int], shape: Sequence[int]) -> Truth:
+    """Return a truth of spatial shape `old` at another shape; what has no place in the image stays as it is."""
     if isinstance(truth, Semantic):
         return Semantic(nearest(truth.map, shape), truth.ignore, truth.multilabel)
     if isinstance(truth, Instances):
@@ -122,5 +123,5 @@ def resize(sample: Sample, shape: Sequence[int]) -> Sample:
     spacing = sample.spacing
     if spacing is not None:
         spacing = tuple(s * old / new for s, old, new in zip(spacing, sample.shape, shape, strict=True))
-    truth = {key: _truth(value, sample.shape, shape) for key, value in sample.truth.items()}
+    truth = {key: truth_at(value, sample.shape, shape) for key, value in sample.truth.items()}
     return sample.with_(image=image(sample.image, shape), spacing=spacing, truth=truth)

@@ -279,6 +279,27 @@ class Family(nn.Module):
         """Return maps that may be averaged over overlapping tiles: softmax, sigmoid or as they are, as `spec` says."""
         return {name: _activate(value, self.spec.maps[name].activation) for name, value in maps.items()}
 
+    def turn_back(self, maps: Maps, turns: int, flip: bool) -> Maps:
+        """Return activated maps of an image that was mirrored (`flip`) and turned by `turns` quarters, turned back.
+
+        The default turns every map as a picture, which is right for probabilities; a family whose maps hold directions
+        (rays, offsets) says here what else changes. Test-time augmentation is refused to maps without an activation
+        unless a family has its own.
+        """
+
+        def back(x: Tensor) -> Tensor:
+            unturned = torch.rot90(x, -turns, (-2, -1))
+            return unturned.flip(-1) if flip else unturned
+
+        return {name: back(value) for name, value in maps.items()}
+
+    def operating(self) -> dict[str, tuple[float, ...]]:
+        """Return the thresholds that may be chosen on validation data: option -> candidates.
+
+        They are fields of `Options`; weights carry what was chosen as the option's value.
+        """
+        return {}
+
     @abstractmethod
     def decode(self, maps: Maps, geometry: Sequence[Geometry]) -> list[dict[str, Prediction]]:
         """Return, for each image of the batch, output name -> prediction at the scale of its source.

@@ -164,6 +164,10 @@ class UNet(Family):
         }
         return weighted_sum(self.options.loss, maps["logits"], target, shared, weight)
 
+    def operating(self) -> dict[str, tuple[float, ...]]:
+        """Return the candidates for `threshold`, which models with a sigmoid have."""
+        return {} if self.mode == "multiclass" else {"threshold": tuple(round(0.05 * k, 2) for k in range(2, 19))}
+
     def decode(
         self, maps: Maps, geometry: Sequence[Geometry], threshold: float | None = None
     ) -> list[dict[str, Prediction]]:

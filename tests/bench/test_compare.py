@@ -1,0 +1,144 @@
+"""Paired tests, corrections, ranks and seeds against slow twins and by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zoo.bench import compare
+from zoo.bench.statistics import pooled_by_group
+from zoo.metrics import instances, pooled
+
+
+def slow_p(differences: list[float], groups: list[str]) -> float:
+    names = sorted(set(groups))
+    observed = abs(sum(differences)) * (1 - 1e-12)
+    reached = 0
+    for signs in itertools.product([1, -1], repeat=len(names)):
+        of = dict(zip(names, signs, strict=True))
+        reached += abs(sum(of[g] * d for d, g in zip(differences, groups, strict=True))) >= observed
+    return reached / 2 ** len(names)
+
+
+@given(st.lists(st.tuples(st.floats(-1, 1), st.sampled_from("abcdef")), min_size=1, max_size=9))
+def test_every_flip_is_counted(pairs: list[Any]) -> None:
+    differences, groups = [d for d, _ in pairs], [g for _, g in pairs]
+    assert compare.permutation_p(differences, groups) == pytest.approx(slow_p(differences, groups))
+
+
+def test_many_groups_are_sampled_and_agree_with_the_exact_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    differences, groups = list(rng.normal(0.4, 1, 13)), [str(i) for i in range(13)]
+    exact = compare.permutation_p(differences, groups)
+    monkeypatch.setattr(compare, "EXACT", 5)
+    assert compare.permutation_p(differences, groups) == pytest.approx(exact, abs=0.02)
+    assert compare.permutation_p([1.0] * 40, [str(i) for i in range(40)]) == pytest.approx(1 / 20_001)
+    assert math.isnan(compare.permutation_p([], []))
+
+
+def test_the_test_keeps_its_level_whatever_the_images_a_group() -> None:
+    rng = np.random.default_rng(1)
+    groups = [str(i // 5) for i in range(50)]
+    rejected = 0
+    for _ in range(200):
+        effect = rng.normal(0, 1, 10).repeat(5)  # images of a group are alike: 50 of them are worth 10
+        rejected += compare.permutation_p(list(effect + rng.normal(0, 0.1, 50)), groups) < 0.05
+    assert rejected / 200 < 0.09
+
+
+def test_holm_by_hand() -> None:
+    assert compare.holm([0.01, 0.04, 0.03, math.nan]) == pytest.approx([0.03, 0.06, 0.06, math.nan], nan_ok=True)
+    assert compare.holm([0.6, 0.5]) == [1.0, 1.0]
+    assert compare.holm([]) == []
+
+
+def test_the_detectable_difference_is_detected_four_times_in_five() -> None:
+    from scipy.stats import t
+
+    rng = np.random.default_rng(2)
+    groups = [str(i) for i in range(12)]
+    size = float(np.mean([compare.detectable(list(rng.normal(0, 1, 12)), groups) for _ in range(200)]))
+    found = 0
+    for _ in range(400):
+        x = rng.normal(size, 1, 12)
+        found += abs(x.mean()) / (x.std(ddof=1) / math.sqrt(12)) > t.ppf(0.975, 11)
+    assert found / 400 == pytest.approx(0.8, abs=0.06)
+    assert math.isnan(compare.detectable([1.0], ["a"]))
+
+
+def test_pairs_are_compared_on_what_both_have() -> None:
+    a = {str(i): (0.9, f"g{i}") for i in range(6)} | {"x": (0.1, "g9")}
+    b = {str(i): (0.7, f"g{i}") for i in range(6)} | {"y": (0.9, "g9"), "5": (math.nan, "g5")}
+    (found,) = compare.compare("dice", {"a": a, "b": b})
+    assert found.difference.images == 5
+    assert found.difference.value == pytest.approx(0.2)
+    assert found.p == found.adjusted == pytest.approx(2 / 2**5)
+    assert found.lowest == pytest.approx(0.0625)
+    assert found.few  # five groups cannot be significant
+
+
+def test_ranks_by_hand() -> None:
+    blocks = [{"a": 0.9, "b": 0.8, "c": 0.1}] * 10 + [{"a": 0.7, "b": 0.8, "c": 0.1}] * 2 + [{"a": 0.5, "b": math.nan}]
+    found = compare.rank(blocks)
+    assert found is not None
+    assert found.names == ("a", "b", "c")
+    assert found.ranks == pytest.approx((14 / 12, 22 / 12, 3.0))
+    assert found.blocks == 12
+    assert found.critical == pytest.approx(2.343 * math.sqrt(3 * 4 / (6 * 12)), abs=1e-3)  # Demšar's table 5
+    assert found.alike == ((0, 1),)
+    assert not found.few
+    lower = compare.rank(blocks, larger_is_better=False)
+    assert lower is not None
+    assert lower.names[0] == "c"
+    assert compare.rank([{"a": 1.0}]) is None
+
+
+def test_friedman_agrees_with_scipy() -> None:
+    from scipy.stats import friedmanchisquare
+
+    rng = np.random.default_rng(3)
+    table = rng.integers(0, 4, (9, 4)).astype(float)  # with ties
+    found = compare.rank([dict(zip("abcd", row, strict=True)) for row in table])
+    assert found is not None
+    assert found.p == pytest.approx(friedmanchisquare(*table.T).pvalue)
+
+
+def test_seeds_are_taken_apart_from_groups() -> None:
+    rng = np.random.default_rng(4)
+    seed_effect, group_effect = rng.normal(0, 0.05, 8), rng.normal(0, 0.2, 60)
+    rows = {
+        str(s): {f"i{g}": (0.5 + seed_effect[s] + group_effect[g] + rng.normal(0, 0.02), f"g{g}") for g in range(60)}
+        for s in range(8)
+    }
+    found = compare.pool_seeds("recipe", "dice", rows)
+    assert found is not None
+    assert found.between_seeds == pytest.approx(float(seed_effect.std(ddof=1)), rel=0.2)
+    assert found.between_groups == pytest.approx(float(group_effect.std(ddof=1)), rel=0.1)
+    assert found.residual == pytest.approx(0.02, rel=0.1)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < found.value < found.high
+    assert found.value == pytest.approx(np.mean(found.values))
+    one = compare.pool_seeds("recipe", "dice", {"0": rows["0"]})
+    assert one is None
+
+
+def test_a_pooled_number_is_drawn_by_group() -> None:
+    rng = np.random.default_rng(5)
+    tables = [instances.overlap(*rng.integers(0, 5, (2, 8, 8))) for _ in range(12)]
+    records = [pooled.pq_pooled.record(t) for t in tables]
+    found = pooled_by_group(pooled.pq_pooled, records, [str(i // 2) for i in range(12)], resamples=200)
+    assert found.value == pytest.approx(pooled.pq_pooled(tables))
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= found.value <= found.high
+    assert (found.images, found.groups) == (12, 6)
+    again = pooled_by_group(pooled.pq_pooled, records, [str(i // 2) for i in range(12)], resamples=200)
+    assert found == again
+    assert pooled_by_group(pooled.pq_pooled, records, ["one"] * 12).low is None
