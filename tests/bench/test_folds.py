@@ -5,28 +5,27 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from zoo.cards import dataset_card
 from zoo.cli.main import main
 from zoo.data.datasets import open_dataset
 
 RECIPE = """zoo: 1
 name: tiny
-summary: A tiny network on glands.
+summary: A tiny network on squares.
 family: unet
 model:
   encoder: resnet10t
   decoder: {name: unet, arguments: {channels: [8, 8, 8, 8, 8]}}
-  classes: [background, gland]
-  truth: glands
-  merge: {gland: [KINDS]}
-  tile: 128
+  classes: [background, square]
+  truth: squares
+  tile: 64
 data:
   train:
-    datasets: [{name: phantom-glands, split: val}]
-    size: [64, 64]
+    datasets: [{name: FOLDER, split: test}]
+    size: [32, 32]
     batch: 2
     samples: 2
     workers: 0
@@ -34,10 +33,9 @@ train: {epochs: 1, threads: 1, pictures_every: 0}
 """
 
 
-def test_folds_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recipe = tmp_path / "tiny.yaml"
-    kinds = ", ".join(dataset_card("phantom-glands").truths["glands"].classes)
-    recipe.write_text(RECIPE.replace("KINDS", kinds))
+def test_folds_from_the_command_line(tmp_path: Path, make_dataset: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, folder = tmp_path / "tiny.yaml", make_dataset()
+    recipe.write_text(RECIPE.replace("FOLDER", folder))
     words = ["bench", "--recipe", str(recipe), "--folds", "2", "--out", str(tmp_path / "out"), "--jobs", "0"]
     words += ["--metrics", "dice", "--no-pictures", "--mpp", "native"]
     assert main(words) == 0, capsys.readouterr().err
@@ -45,10 +43,10 @@ def test_folds_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "tiny (2 folds)" in said.out
     lines = list(csv.DictReader((tmp_path / "out" / "per_image.csv").read_text().splitlines()))
     own = [line for line in lines if line["weights"] == "tiny (2 folds)"]
-    whole = {e.id for e in open_dataset("phantom-glands", split="val").index}
+    whole = {e.id for e in open_dataset(folder, split="test").index}
     assert sorted(line["image"] for line in own) == sorted(whole)
     (row,) = [r for r in json.loads((tmp_path / "out" / "results.json").read_text())["rows"] if not r["baseline"]]
-    assert row["split"] == "val in 2 folds"
+    assert row["split"] == "test in 2 folds"
     assert "each image judged by the model that has not seen its group" in row["notes"]
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "folds").rglob("last.safetensors")}
     assert len(times) == 2

@@ -192,6 +192,7 @@ def unit(label: str, tmp_path: Path, **options: Any) -> Unit:
 def test_a_process_dies_alone_and_its_work_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mortal_work.py").write_text(textwrap.dedent(MORTAL))
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(processes, "DEATHS", 2)
     import mortal_work  # type: ignore[import-not-found]
 
     said: list[str] = []

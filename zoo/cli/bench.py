@@ -3,8 +3,8 @@ page with pictures. Weights that have seen the images, or their patients, are re
 marks them. Predictions are kept, so that a benchmark that was broken off goes on where it was.
 
   zoo bench --weights runs/quickstart --datasets phantom-nuclei:test --out out
-  zoo bench --weights runs/a runs/b runs/a+runs/b --datasets glas:testB --tta d4 --robustness --out out
-  zoo bench --recipe gland-unet-resnet18 train.epochs=20 --folds 5 --out out
+  zoo bench --weights a b a+b --datasets glas:testB --robustness --out out
+  zoo bench --recipe gland-unet-resnet18 seed=1 --folds 5 --out out
 """
 
 from __future__ import annotations
