@@ -237,6 +237,9 @@ class Recipe(Schema):
     """What the family is told (`zoo show FAMILY`)."""
     data: Data
     """What it learns from."""
+    stains: Component | None = None
+    """Stain normalisation of every image, wherever the model sees one: a method (`zoo stain --help`) and its arguments,
+    `target: FILE` for a reference picture; none = images as they are."""
     train: Train | None = None
     """How it learns."""
     stages: tuple[Stage, ...] = ()
@@ -267,6 +270,8 @@ class Recipe(Schema):
     def content_hash(self) -> str:
         """Return the SHA-256 of what decides the result: all but name, summary and output."""
         values = {k: v for k, v in self.values().items() if k not in ("name", "summary", "output")}
+        if self.stains is None:  # a part that is not used does not change what earlier versions called this recipe
+            del values["stains"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -139,8 +139,11 @@ TABLES: dict[str, dict[str, str]] = {
         "jpeg": "zoo.data.augment:Jpeg",
         "mosaic": "zoo.data.compose:Mosaic",
         "noise": "zoo.data.steps:Noise",
+        "randstainna": "zoo.data.stains:RandStainNA",
         "rotate90": "zoo.data.steps:Rotate90",
+        "stain-augment": "zoo.data.stains:StainAugment",
         "stain-jitter": "zoo.data.steps:StainJitter",
+        "stain-normalise": "zoo.data.stains:StainNormalise",
         "zoom": "zoo.data.compose:Zoom",
     },
     "reader": {
@@ -196,6 +199,7 @@ TABLES: dict[str, dict[str, str]] = {
         "robustness-index/metric": "zoo.metrics.cases:answer",
         "stardist/metric": "zoo.metrics.cases:answer",
         "stardist": "zoo.families.stardist.cases:answer",
+        "stain": "zoo.stain.cases:answer",
     },
     "engine": {
         "fits": "zoo.families.build:fits",

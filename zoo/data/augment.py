@@ -122,7 +122,8 @@ def build(component: Component) -> Step:
     made: type[Step] = registry.get("augmentation", component.name)
     known = [n for n in inspect.signature(made).parameters if n not in ("self", "others")]
     for name in component.arguments:
-        if name not in known and made is not Albumentations:
+        free = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(made).parameters.values())
+        if name not in known and not free:
             raise UserError(
                 f'augment: {component.name}: unknown argument "{name}". {suggest(name, known)} '
                 f"It takes {', '.join(known)}."

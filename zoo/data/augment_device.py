@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.data import stains_device
 from zoo.data.augment import build, components
 from zoo.data.steps import Step
 from zoo.errors import UserError, suggest
@@ -22,7 +23,7 @@ from zoo.stain.matrices import HED
 from zoo.types import Batch
 
 _MOVES = ("flips", "rotate90", "affine", "elastic")
-_COLOUR = ("stain-jitter", "jpeg")
+_COLOUR = ("stain-jitter", "jpeg", "randstainna", "stain-augment")
 
 
 class DeviceAugment:
@@ -250,6 +251,14 @@ def _jpeg(step: Any, picture: Tensor, labels: Tensor, chosen: Tensor) -> Pair:
     return _where(chosen, stored, picture), labels
 
 
+def _randstainna(step: Any, picture: Tensor, labels: Tensor, chosen: Tensor) -> Pair:
+    return _where(chosen, stains_device.randstainna(step, picture), picture), labels
+
+
+def _stain_augment(step: Any, picture: Tensor, labels: Tensor, chosen: Tensor) -> Pair:
+    return _where(chosen, stains_device.stain_augment(step, picture), picture), labels
+
+
 _STEPS: dict[str, Callable[[Any, Tensor, Tensor, Tensor], Pair]] = {
     "flips": _flips,
     "rotate90": _rotate90,
@@ -262,4 +271,6 @@ _STEPS: dict[str, Callable[[Any, Tensor, Tensor, Tensor], Pair]] = {
     "blur": _blur,
     "noise": _noise,
     "jpeg": _jpeg,
+    "randstainna": _randstainna,
+    "stain-augment": _stain_augment,
 }

@@ -125,6 +125,7 @@ class _Work(torch_data.Dataset[Any]):
         self.samples = patches // loading.patch_epochs if loading.patch_epochs else 0
         self.patches = SharedCache(patches) if training and patches else None
         self.augment: Callable[..., Sample] | None = None
+        self.prepare: Callable[[Sample], Sample] | None = None
         self.starts = list(itertools.accumulate((len(s) for s in sources), initial=0))
         self.cache = SharedCache(self.starts[-1]) if loading.cache == "memory" else None
 
@@ -145,6 +146,8 @@ class _Work(torch_data.Dataset[Any]):
         if found is None:
             source = self.sources[dataset][image]
             sample = as_channels(source, self.channels)
+            if self.prepare is not None:
+                sample = self.prepare(sample)
             sample = sample if self.mpp is None else resample(sample, self.mpp)
             found = (sample if self.stretch is None else stretch(sample, *self.stretch), source.shape)
             if self.cache:
@@ -260,7 +263,8 @@ class Loader:
     `make_targets` gives each dataset's target maker. `channels`: the channels that the model looks at (None: as they
     come). `mpp`: um per pixel that the model wants, for images of known spacing (None: `loading.mpp`). `datasets` are
     opened already where they are given. `stretch`: the percentiles that the model scales by; training images are then
-    stretched as a whole (`zoo.data.stretch`), and batches carry `range` beside `image`. Raises `UserError` where the
+    stretched as a whole (`zoo.data.stretch`), and batches carry `range` beside `image`. `prepare` (picklable)
+    changes each whole image before anything else, in training and validation alike. Raises `UserError` where the
     recipe's entry cannot be loaded.
     """
 
@@ -278,6 +282,7 @@ class Loader:
         datasets: Sequence[Source] | None = None,
         stretch: tuple[float, float, bool] | None = None,
         start_method: str | None = None,
+        prepare: Callable[[Sample], Sample] | None = None,
     ) -> None:
         if mpp is not None:
             loading = loading.model_copy(update={"mpp": mpp})
@@ -285,7 +290,7 @@ class Loader:
         self.datasets = list(datasets) if datasets is not None else [open_source(s, training) for s in loading.datasets]
         makers = [make_targets(dataset.card) for dataset in self.datasets]
         self._work = _Work(loading, self.datasets, makers, seed=seed, training=training)
-        self._work.channels = channels
+        self._work.channels, self._work.prepare = channels, prepare
         self._work.stretch = stretch if training else None
         sizes = [len(dataset) for dataset in self.datasets]
         self.samples = loading.samples or sum(sizes)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from zoo import registry
 from zoo.cards import DatasetCard
 from zoo.schema import Component, Schema
+from zoo.stain.normalise import Normaliser
 from zoo.types import Batch, Geometry, Kind, Prediction, Sample
 
 Maps = dict[str, Tensor]
@@ -215,6 +216,8 @@ class Family(nn.Module):
     def __init__(self, options: Any) -> None:
         super().__init__()
         self.options = options
+        self.stain: Normaliser | None = None
+        """Stain normalisation that every image gets before the family sees it, None = as they are."""
         self.weights_name: str = ""
         self.weights_metadata: dict[str, str] = {}
         self.weights_notes: tuple[str, ...] = ()

@@ -16,9 +16,10 @@ from pydantic import ValidationError
 
 from zoo import registry
 from zoo.cards import DatasetCard
+from zoo.data.stains import from_component, to_component
 from zoo.errors import Problems, UserError
 from zoo.families.base import Family
-from zoo.schema import Document, problems_of
+from zoo.schema import Component, Document, problems_of
 from zoo.weights import store
 from zoo.weights.adapt import Adapt
 from zoo.weights.adapt import change as adaptation
@@ -53,6 +54,8 @@ def create(family: str, options: Mapping[str, Any], cards: Sequence[DatasetCard]
 def metadata(family: Family, **more: Any) -> dict[str, str]:
     """Return the metadata of a file of weights: strings only, as safetensors wants them."""
     options = family.options.model_dump(mode="json", by_alias=True)
+    if family.stain is not None:
+        more["stain"] = to_component(family.stain).model_dump(mode="json")
     return metadata_of(family.name, options, more)
 
 
@@ -94,6 +97,8 @@ def load(name: str | Path, *, device: str | torch.device = "cpu", adapt: Adapt =
     family.weights_name = found.name
     family.weights_metadata = meta
     family.weights_notes = tuple(notes)
+    if "stain" in meta:
+        family.stain = from_component(Component.model_validate(json.loads(meta["stain"])))
     return family.eval().to(device)
 
 

@@ -104,7 +104,8 @@ def fingerprint(family: Family, settings: Settings) -> str:
     """Return a hash of everything but the image that decides a result: weights, options, settings, this version."""
     digest = hashlib.sha256()
     kept = {k: v for k, v in vars(settings).items() if k != "batch"}
-    told = [zoo.__version__, family.name, family.options.model_dump(mode="json"), kept]
+    stain = None if family.stain is None else family.stain.values()
+    told = [zoo.__version__, family.name, family.options.model_dump(mode="json"), stain, kept]
     digest.update(json.dumps(told, sort_keys=True, default=str).encode())
     for name, tensor in sorted(family.state_dict().items()):
         digest.update(name.encode())

@@ -22,7 +22,7 @@ from zoo.inference import blocks, volumes
 from zoo.inference.blocks import Part, planes_of
 from zoo.inference.fast import fast
 from zoo.inference.resample import Resampling
-from zoo.inference.source import ModelGrid, Mpp, Source, model_shape, of_array, scale_of, value_range
+from zoo.inference.source import ModelGrid, Mpp, Source, model_shape, of_array, restained, scale_of, value_range
 from zoo.inference.stitch import Band, Runner, stitched
 from zoo.inference.windows import Plan, plan
 from zoo.types import Geometry, InstancesPrediction, Prediction
@@ -182,6 +182,8 @@ def _parts(family: Family, source: Source, settings: Settings) -> Iterator[Part]
         )
     shape = model_shape(source.shape, scale_of(spec, source.mpp, settings.mpp, source.name))
     tiles = tile_plan(family, shape, settings)
+    if family.stain is not None:
+        source = restained(source, family.stain)
     runner = _runner(family, source, settings, tiles.count)
     grid = ModelGrid(source, shape, tiles.columns.padded, spec.padding)
     out = (spec.out(shape)[0], spec.out(shape)[1])

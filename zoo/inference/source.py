@@ -12,6 +12,7 @@ from zoo.errors import DataError, UserError
 from zoo.families.base import IOSpec
 from zoo.inference.resample import Resampling
 from zoo.io.images import ImageFile, to_rgb8
+from zoo.stain.normalise import Normaliser
 
 Array = NDArray[Any]
 Mpp = float | Literal["native"] | tuple[float, ...] | None
@@ -165,17 +166,30 @@ def value_range(source: Source, low: float, high: float, joint: bool = False) ->
 
     `joint`: of all channels together, the same for each.
     """
-    height, width = source.shape
-    step = max(1, int(np.ceil(np.sqrt(height * width / 2**22))))
-    lines = 64 * step
-    parts = [
-        source.rows(begin, min(begin + lines, height))[::step, ::step].reshape(-1, _channels(source))
-        for begin in range(0, height, lines)
-    ]
-    sample = np.concatenate(parts).astype(np.float32)
+    sample = spread_pixels(source).astype(np.float32)
     if joint:
         sample = np.broadcast_to(sample.reshape(-1, 1), (sample.size, sample.shape[1]))
     return np.asarray(np.percentile(sample, (low, high), axis=0).T, np.float32)
+
+
+def spread_pixels(source: Source, most: int = 2**22) -> Array:
+    """Return (N, C) pixels on a grid over the whole picture, at most about `most`."""
+    height, width = source.shape
+    step = max(1, int(np.ceil(np.sqrt(height * width / most))))
+    lines = max(1, 512 // step) * step
+    channels = _channels(source)
+    bands = (source.rows(y, min(y + lines, height))[::step, ::step] for y in range(0, height, lines))
+    return np.concatenate([band.reshape(-1, channels) for band in bands])
+
+
+def restained(source: Source, normaliser: Normaliser) -> Source:
+    """Return the source with its stains normalised by the look of the whole picture. Raises `UserError`."""
+    if _channels(source) != 3:
+        raise UserError(f"{source.name}: stain normalisation works on RGB. Expected 3 channels.")
+    look = normaliser.measure(spread_pixels(source))
+    return Source(
+        source.shape, source.mpp, lambda begin, end: normaliser.apply(source.rows(begin, end), look), source.name
+    )
 
 
 def _channels(source: Source) -> int:

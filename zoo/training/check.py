@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from zoo import cards, registry
 from zoo.cards import DatasetCard, WeightsCard
+from zoo.data.stains import from_component
 from zoo.errors import Problem, Problems, UserError, suggest
 from zoo.families import build
 from zoo.families.base import Family
@@ -152,6 +153,7 @@ def _check_recipe(notes: Notes, recipe: Recipe, here: bool, devices: int) -> Pla
     for key, train in _all_trains(recipe):
         _check_train(notes, train, key)
         _check_early_stop(notes, train, key, recipe)
+    _check_stain(notes, recipe)
     _check_stages(notes, recipe)
     _check_evaluate(notes, recipe)
     if family is None or options is None:
@@ -169,6 +171,15 @@ def _check_recipe(notes: Notes, recipe: Recipe, here: bool, devices: int) -> Pla
         _check_built(notes, recipe, family, resolved)
     values = resolved.model_dump(mode="json", by_alias=True)
     return Plan(recipe.model_copy(update={"model": values}), family, resolved, found)
+
+
+def _check_stain(notes: Notes, recipe: Recipe) -> None:
+    if recipe.stains is None:
+        return
+    try:
+        from_component(recipe.stains)
+    except UserError as error:
+        notes.add(("stains",), str(error).removeprefix("stain: "))
 
 
 def _places(notes: Notes) -> dict[Key, tuple[str, int]]:

@@ -12,6 +12,7 @@ import torch
 
 from zoo.cards import DatasetCard, Trained
 from zoo.data.loading import Loader, open_source
+from zoo.data.stains import Prepared
 from zoo.errors import DataError, UserError
 from zoo.families.base import Family
 from zoo.recipe import Data, DataSource, Loading
@@ -39,6 +40,7 @@ def open_loader(
         channels=family.spec.channels,
         mpp=(family.spec.mpp or family.spec.spacing) if loading.mpp is None else None,
         stretch=(encoding.low, encoding.high, encoding.joint) if encoding.kind == "percentile" else None,
+        prepare=None if family.stain is None else Prepared(family.stain),
     )
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from zoo import registry
 from zoo.cards import dataset_card
+from zoo.data.stains import from_component, to_component
 from zoo.errors import UserError, suggest
 from zoo.families import build
 from zoo.families.base import Family, Procedure
@@ -42,14 +43,20 @@ def resolve(recipe: Recipe) -> Recipe:
             feed.check_something_to_learn(sources)
     except ValueError as error:
         raise UserError(f"recipe {recipe.name}: model: {error}") from None
-    return recipe.model_copy(update={"model": options.model_dump(mode="json", by_alias=True)})
+    changes: dict[str, Any] = {"model": options.model_dump(mode="json", by_alias=True)}
+    if recipe.stains is not None:
+        changes["stains"] = to_component(from_component(recipe.stains))
+    return recipe.model_copy(update=changes)
 
 
 def create(recipe: Recipe) -> Family:
     """Return the untrained module of a resolved recipe; its initialisation is a function of the seed."""
     cls, options = build.checked(recipe.family, recipe.model)
     reseed(step_seed(recipe.seed, -1, 0))
-    return cls(options)
+    family = cls(options)
+    if recipe.stains is not None:
+        family.stain = from_component(recipe.stains)
+    return family
 
 
 def procedure_of(family: Family, train: Train) -> Procedure:
