@@ -171,7 +171,9 @@ TABLES: dict[str, dict[str, str]] = {
         "picture": "zoo.io.writers:PictureWriter",
         "semantic": "zoo.io.writers:SemanticWriter",
     },
-    "procedure": {},
+    "procedure": {
+        "mean-teacher": "zoo.families.detr.teacher:MeanTeacher",
+    },
     "target": {
         "box_assignment": "zoo.losses.detection:match",
         "box_cost": "zoo.losses.detection:match_cost",

@@ -13,12 +13,14 @@ from tester import FamilyTester
 import zoo
 from zoo.cards import DatasetCard
 from zoo.errors import UserError
-from zoo.families.detr import learn, published, targets
+from zoo.families.detr import learn, operating, published, targets
 from zoo.families.detr.attributes import attribute_loss, whole_cells
 from zoo.families.detr.model import Detr
 from zoo.families.detr.options import DetrOptions
 from zoo.families.detr.queries import noisy_matches, noisy_queries
+from zoo.families.detr.teacher import MeanTeacher, stronger
 from zoo.losses.detection import Objects
+from zoo.metrics import boxes as metrics
 from zoo.types import Batch, Boxes, Geometry, Instances, Meta, Sample
 
 SHAPES = {"size": ["small", "large"], "shape": ["round", "lobed", "other"]}
@@ -270,3 +272,125 @@ def test_large_pictures_are_found_in_tiles() -> None:
     assert (found.xyxy[:, 2] <= 150).all()
     whole = family.predict(image[:50, :60])
     assert (np.diff(whole.scores) <= 0).all()
+
+
+def test_the_operating_point_is_that_of_the_best_f1() -> None:
+    """Against every threshold tried one by one, with boxes below it left out before matching."""
+    rng = np.random.default_rng(0)
+    pairs = []
+    for _ in range(6):
+        true = rng.uniform(0, 80, (5, 2))
+        truth = metrics.Boxes(np.concatenate([true, true + 12], 1), rng.integers(1, 3, 5))
+        near = np.concatenate([true + rng.normal(0, 2, true.shape), rng.uniform(0, 80, (6, 2))])
+        scores = np.concatenate([rng.uniform(0.3, 1, 5), rng.uniform(0, 0.7, 6)])
+        kinds = np.concatenate([truth.classes, rng.integers(1, 3, 6)])
+        pairs.append((metrics.Boxes(np.concatenate([near, near + 12], 1), kinds, scores), truth))
+    chosen = operating.best_thresholds(pairs, 3, [0.3, 0.3, 0.25])
+    assert chosen[2] == 0.25
+
+    def f1(kind: int, least: float) -> float:
+        hits = said = there = 0
+        for ours, theirs in pairs:
+            assert ours.scores is not None
+            keep, own = (ours.classes == kind) & (ours.scores >= least), theirs.classes == kind
+            left = metrics.Boxes(ours.xyxy[keep], ours.classes[keep], ours.scores[keep])
+            counts = metrics.matching(left, metrics.Boxes(theirs.xyxy[own], theirs.classes[own]))
+            hits, said, there = hits + counts.hits, said + int(keep.sum()), there + int(own.sum())
+        return 2 * hits / (said + there)
+
+    for kind in (1, 2):
+        assert f1(kind, chosen[kind - 1]) == pytest.approx(max(f1(kind, least) for least in operating.GRID))
+
+
+def test_calibration_stores_a_threshold_a_class() -> None:
+    family = small(classes=["RBC", "WBC", "Platelets"])
+    image = np.zeros((3, 64, 64), np.uint8)
+    truth = {"cells": Boxes(np.array([[1, 1, 40, 40]], np.float32), np.array([2]))}
+    samples = [Sample("s", "bccd", image, truth=truth)]
+    options = family.calibrate(samples, lambda sample: ({}, Geometry((64, 64))))
+    assert options is not None
+    assert isinstance(options.threshold, dict)
+    assert set(options.threshold) == {"RBC", "WBC", "Platelets"}
+    assert options.threshold["RBC"] == 0.3
+    assert family.calibrate([Sample("s", "bccd", image)], lambda sample: ({}, Geometry((64, 64)))) is None
+
+
+class Moves:
+    """A context that takes gradient steps."""
+
+    progress = 0.5
+    batch_index = 0
+
+    def __init__(self, family: Detr) -> None:
+        self.generator = torch.Generator().manual_seed(0)
+        self.optimizer = torch.optim.SGD(family.parameters(), 0.01)
+        self.terms: dict[str, Any] = {}
+
+    def update(self, player: str, loss: torch.Tensor, *, retain: bool = False) -> None:
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def log(self, terms: Mapping[str, Any]) -> None:
+        self.terms = dict(terms)
+
+
+def adapting(**options: Any) -> tuple[Detr, MeanTeacher, Batch]:
+    family = small(classes=["RBC", "WBC"]).train()
+    batch = batch_of([[[4, 4, 30, 30]], [[8, 8, 50, 50]]])
+    generator = torch.Generator().manual_seed(1)
+    batch.inputs["image"] = torch.randint(0, 255, (2, 3, 64, 64), generator=generator, dtype=torch.uint8)
+    strange = batch_of([[[0, 0, 64, 64]], []])  # labels that must never matter
+    strange.inputs["image"] = torch.randint(0, 255, (2, 3, 64, 64), generator=generator, dtype=torch.uint8)
+    batch.others["target"] = strange
+    return family, MeanTeacher(**options), batch
+
+
+def test_the_teacher_follows_and_teaches_without_looking_at_labels() -> None:
+    weights = []
+    for labels in ([[[0, 0, 64, 64]], []], [[], []]):
+        family, procedure, batch = adapting(threshold=0.005, decay=0.9)
+        batch.others["target"].targets["boxes"] = [torch.tensor(b, dtype=torch.float32).reshape(-1, 4) for b in labels]
+        before = {n: p.detach().clone() for n, p in family.named_parameters()}
+        ctx = Moves(family)
+        procedure.step(family, batch, ctx)
+        assert ctx.terms["taught"] > 0
+        assert ctx.terms["taught_boxes"] > 0
+        assert procedure.teacher is not None
+        for name, value in procedure.teacher.named_parameters():
+            now = dict(family.named_parameters())[name].detach()
+            torch.testing.assert_close(value, before[name].lerp(now, 0.1))
+        weights.append(torch.cat([p.detach().flatten() for p in family.parameters()]))
+    assert torch.equal(*weights)
+
+
+def test_a_threshold_by_counts_is_that_of_as_many_boxes() -> None:
+    family, procedure, batch = adapting()
+    scores = torch.tensor([[0.9, 0.8, 0.2], [0.7, 0.6, 0.5]])
+    least = procedure._least(batch, scores, torch.zeros(2, 3, dtype=torch.int64), 2)
+    assert least.tolist() == pytest.approx([0.8, 0.9])  # one RBC an image: two of six; no WBC: the highest there is
+    procedure.step(family, batch, Moves(family))
+    again = MeanTeacher()
+    again.load(procedure.state())
+    assert again._taught(small(classes=["RBC", "WBC"])).state_dict().keys() == family.state_dict().keys()
+    assert again.least is procedure.least
+
+
+def test_mistakes_of_the_teacher_are_named() -> None:
+    family, procedure, batch = adapting()
+    batch.others = {}
+    with pytest.raises(UserError, match=r"data\.streams\.target"):
+        procedure.step(family, batch, Moves(family))
+    with pytest.raises(UserError, match="Expected a number, or counts"):
+        MeanTeacher(threshold="auto")
+    with pytest.raises(UserError, match="decay: 2"):
+        MeanTeacher(decay=2)
+
+
+def test_stronger_pictures_move_nothing() -> None:
+    image = torch.zeros(1, 3, 40, 40)
+    image[..., 10:20, 10:30] = 0.9
+    found = stronger(image, torch.Generator().manual_seed(0))
+    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+    assert float(found[..., 10:20, 10:30].mean()) > float(found[..., 25:, :].mean()) + 0.3
+    assert torch.equal(found, stronger(image, torch.Generator().manual_seed(0)))

@@ -84,6 +84,14 @@ def test_boxes_and_pictures(make: Make, folder: Path, tmp_path: Path) -> None:
     found = json.loads((out / "a.boxes.json").read_text())
     expected: Any = predict_array(family, np.asarray(Image.open(folder / "a.png")))["boxes"]
     np.testing.assert_allclose([b["xyxy"] for b in found["boxes"]], expected.xyxy)
+    lines = (out / "a.boxes.csv").read_text().splitlines()
+    assert lines[0].startswith("class,score,x0,y0,x1,y1")
+    assert len(lines) == 1 + len(expected.xyxy)
+    predict_files(family, [folder / "a.png"], out, progress=False)
+    whole = json.loads((out / "coco.json").read_text())
+    assert [image["file_name"] for image in whole["images"]] == ["a.png"]
+    x, y, w, h = whole["annotations"][0]["bbox"]
+    np.testing.assert_allclose([x, y, x + w, y + h], expected.xyxy[0], atol=0.02)
     predict_files(make(kind="picture"), [folder / "a.png"], tmp_path / "pictures", progress=False)
     with tifffile.TiffFile(tmp_path / "pictures" / "a.picture.ome.tif") as file:
         assert file.is_ome

@@ -173,6 +173,13 @@ class Procedure:
         """Do one step: compute, and call `ctx.update` once for each player that moves."""
         raise NotImplementedError
 
+    def state(self) -> dict[str, Any]:
+        """Return tensors and plain values that a step depends on beside the family's own, for a checkpoint."""
+        return {}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` gave."""
+
     def validation_loss(self, family: Family, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Return named losses of a validation batch; `total` is what `monitor: loss` watches."""
         terms = family.loss(family.forward(family.prepare(family.inputs_of(batch))), batch, progress)

@@ -31,6 +31,7 @@ from zoo.inference.inputs import Item, find_images
 from zoo.inference.predict import Settings, predict_source, settings_for
 from zoo.inference.source import Mpp, Source, of_file, scale_of
 from zoo.io import overlay
+from zoo.io.coco import write_coco
 from zoo.io.geojson import Feature, write_features
 from zoo.io.images import read_image
 from zoo.io.writers import Target, Writer
@@ -97,7 +98,20 @@ def predict_files(
         raise Interrupted(f"{summary}. Stopped; the same command goes on from here.") from None
     finally:
         _write_failures(summary)
+        _write_boxes(family, items, summary)
     return summary
+
+
+def _write_boxes(family: Family, items: list[Item], summary: Summary) -> None:
+    """Write the boxes of all images that are there as one COCO file for each output that is boxes: `coco.json`."""
+    named = [name for name, output in family.spec.outputs.items() if output.kind == "boxes"]
+    there = {*summary.done, *summary.skipped}
+    for name in named:
+        ending = f"{name}.boxes.json" if len(named) > 1 else "boxes.json"
+        found = [(i.path, summary.out / f"{i.stem.as_posix()}.{ending}") for i in items if i.stem.as_posix() in there]
+        if found:
+            path = summary.out / (f"{name}.coco.json" if len(named) > 1 else "coco.json")
+            write_coco(path, [(f"{file.parent.relative_to(summary.out) / image.name}", file) for image, file in found])
 
 
 def fingerprint(family: Family, settings: Settings) -> str:

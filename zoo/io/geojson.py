@@ -26,7 +26,8 @@ Ring = NDArray[Any]
 class Feature:
     """One object to write: its polygons, its class and what was measured on it.
 
-    `kind`: what QuPath makes of it; "detection" is light and meant for many objects.
+    `kind`: what QuPath makes of it; "detection" is light and meant for many objects. `metadata`: words about it, name
+    -> word.
     """
 
     polygons: Sequence[Polygon]
@@ -35,6 +36,7 @@ class Feature:
     name: str = ""
     kind: Literal["detection", "annotation"] = "detection"
     measurements: dict[str, float] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the feature as GeoJSON."""
@@ -49,6 +51,8 @@ class Feature:
             properties["name"] = self.name
         if self.measurements:
             properties["measurements"] = self.measurements
+        if self.metadata:
+            properties["metadata"] = self.metadata
         return {
             "type": "Feature",
             "geometry": {

@@ -14,6 +14,9 @@ from zoo.io.colours import Rgb
 LARGEST, SMALLEST = 2048, 1000
 """Longest side of an overlay: larger pictures are reduced, smaller ones enlarged by a whole factor."""
 
+MOST_WORDS = 60
+"""Boxes of a picture from which on nothing is written at them."""
+
 
 @dataclass(frozen=True)
 class Outlines:
@@ -26,10 +29,12 @@ class Outlines:
 
 @dataclass(frozen=True)
 class Rectangles:
-    """Boxes to draw: `xyxy` (N, 4) in pixels of the picture shown, `colours` (N, 3) uint8."""
+    """Boxes to draw: `xyxy` (N, 4) in pixels of the picture shown, `colours` (N, 3) uint8; `words`: what is written at
+    each, none where there are many."""
 
     xyxy: NDArray[Any]
     colours: NDArray[np.uint8]
+    words: tuple[str, ...] = ()
 
 
 Layer = Outlines | Rectangles
@@ -93,6 +98,26 @@ def _rectangles(shown: NDArray[np.uint8], layer: Rectangles, factor: int) -> Non
         kept = shown[inner].copy()
         shown[y0:y1, x0:x1] = colour
         shown[inner] = kept
+    if 0 < len(layer.words) <= MOST_WORDS:
+        shown[:] = _written(shown, layer, factor)
+
+
+def _written(shown: NDArray[np.uint8], layer: Rectangles, factor: int) -> NDArray[np.uint8]:
+    """Return the picture with words in the upper left corner of each box, on its colour; the strongest box on top."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    size = int(np.clip(max(shown.shape[:2]) / 80, 10, 22))
+    font = ImageFont.load_default(size)
+    canvas = Image.fromarray(shown)
+    pen = ImageDraw.Draw(canvas)
+    boxes = list(zip(layer.xyxy * factor, layer.colours, layer.words, strict=True))
+    for box, colour, words in reversed(boxes):
+        x, y = float(np.clip(box[0], 0, shown.shape[1])), float(np.clip(box[1], 0, shown.shape[0]))
+        left, top, right, bottom = pen.multiline_textbbox((x + 2, y + 1), words, font=font, spacing=1)
+        pen.rectangle((left - 2, top - 2, right + 2, bottom + 2), fill=tuple(int(c) for c in colour))
+        ink = "black" if float(colour @ np.array([0.299, 0.587, 0.114])) > 140 else "white"
+        pen.multiline_text((x + 2, y + 1), words, font=font, spacing=1, fill=ink)
+    return np.asarray(canvas)
 
 
 def _legend(width: int, entries: Sequence[Entry]) -> NDArray[np.uint8]:

@@ -312,7 +312,7 @@ class Extents:
 
 
 class BoxesWriter(Writer):
-    """`boxes.json`: one entry a box, xyxy half-open in pixels of level 0."""
+    """`boxes.json`: one entry a box, xyxy half-open in pixels of level 0; `boxes.csv`: the same, one line a box."""
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
@@ -321,16 +321,15 @@ class BoxesWriter(Writer):
     def put(self, begin: int, prediction: BoxesPrediction) -> None:
         self._boxes = prediction
 
-    def _each(self) -> Iterator[tuple[list[float], int, float, list[int] | None]]:
+    def _each(self) -> Iterator[tuple[list[float], int, float, dict[str, str] | list[int] | None]]:
+        """Yield corners, class, score and attributes (by name, where names are known) of each box."""
         assert self._boxes is not None
+        values = self._boxes.attribute_values
         for i, box in enumerate(self._boxes.xyxy):
-            attributes = None if self._boxes.attributes is None else self._boxes.attributes[i].tolist()
-            yield (
-                [round(float(v), 2) for v in box],
-                int(self._boxes.class_index[i]),
-                float(self._boxes.scores[i]),
-                attributes,
-            )
+            said = None if self._boxes.attributes is None else self._boxes.attributes[i].tolist()
+            named = said if said is None or not values else _named(values, said)
+            corners = [round(float(v), 2) for v in box]
+            yield corners, int(self._boxes.class_index[i]), float(self._boxes.scores[i]), named
 
     def end(self, meaning: Meaning | None) -> None:
         assert self._boxes is not None
@@ -342,14 +341,27 @@ class BoxesWriter(Writer):
         height, width = self.target.shape
         whole = {"height": height, "width": width, "mpp": self.target.mpp, "classes": classes, "boxes": found}
         self.target.path("boxes.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        self._table()
+
+    def _table(self) -> None:
+        assert self._boxes is not None
+        names = list(self._boxes.attribute_values)
+        with self.target.path("boxes.csv").open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow(["class", "score", "x0", "y0", "x1", "y1", *names])
+            for xyxy, index, score, attributes in self._each():
+                said = [attributes.get(name, "") for name in names] if isinstance(attributes, dict) else []
+                rows.writerow([self._boxes.classes[index], round(score, 5), *xyxy, *said])
 
     def features(self) -> Iterator[Feature]:
         assert self._boxes is not None
         classes = self._boxes.classes
         colours = colours_of(classes, self.target.colours)
-        for (x0, y0, x1, y1), index, score, _ in self._each():
+        for (x0, y0, x1, y1), index, score, attributes in self._each():
             found = measured((x1 - x0) * (y1 - y0), self.target.mpp, score)
-            yield Feature([rectangle(x0, y0, x1, y1)], classes[index], colours[index], measurements=found)
+            words = attributes if isinstance(attributes, dict) else {}
+            box = [rectangle(x0, y0, x1, y1)]
+            yield Feature(box, classes[index], colours[index], measurements=found, metadata=words)
 
     def layers(self) -> tuple[list[Layer], list[Entry]]:
         assert self._boxes is not None
@@ -358,7 +370,21 @@ class BoxesWriter(Writer):
         counts = np.bincount(indices, minlength=len(classes))
         entries = [Entry(colours[i], f"{name} {counts[i]}") for i, name in enumerate(classes)]
         table = np.array(colours, np.uint8).reshape(-1, 3)
-        return [Rectangles(self._boxes.xyxy / self.target.step, table[indices])], entries
+        return [Rectangles(self._boxes.xyxy / self.target.step, table[indices], self._words())], entries
+
+    def _words(self) -> tuple[str, ...]:
+        """Return what is written at each box: its class and score, then its attributes, a line each."""
+        assert self._boxes is not None
+        found = []
+        for _, index, score, attributes in self._each():
+            said = [f"{n}: {v}" for n, v in attributes.items()] if isinstance(attributes, dict) else []
+            found.append("\n".join([f"{self._boxes.classes[index]} {score:.2f}", *said]))
+        return tuple(found)
+
+
+def _named(values: Mapping[str, tuple[str, ...]], said: list[int]) -> dict[str, str]:
+    """Return attribute -> name of its value; one of which nothing is said is left out."""
+    return {name: names[v] for (name, names), v in zip(values.items(), said, strict=True) if 0 <= v < len(names)}
 
 
 class PictureWriter(Writer):

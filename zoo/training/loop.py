@@ -410,6 +410,7 @@ class StageWork:
                 "world": self.run.world,
                 "family": self.run.family.state_dict(),
                 "context": context,
+                "procedure": self.procedure.state(),
                 "average": None if self.average is None else self.average.state(),
                 "terms": terms,
                 "best": self.best.state(),
@@ -421,6 +422,7 @@ class StageWork:
 
     def _load(self, state: dict[str, Any]) -> None:
         self.context.load(state["context"], self.run.rank)
+        self.procedure.load(state.get("procedure", {}))
         if self.average is not None:
             self.average.load(state["average"])
         self.terms.load(state["terms"][self.run.rank % len(state["terms"])])

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo import registry
 from zoo.cards import DatasetCard
 from zoo.encoders import Encoder, Pyramid, build_encoder
 from zoo.errors import UserError
 from zoo.families.base import Encoding, Family, IOSpec, Maps, MapSpec, Need, Output, TargetMaker
-from zoo.families.detr import decode, learn, targets
+from zoo.families.detr import decode, learn, operating, targets
 from zoo.families.detr import transformer as parts
 from zoo.families.detr.attributes import RegionHead
 from zoo.families.detr.options import DetrOptions
 from zoo.families.detr.queries import noisy_queries
+from zoo.metrics.boxes import Boxes
 from zoo.nn.boxes import inverse_sigmoid, short_side, to_corners
 from zoo.nn.deformable import DeformableAttention
 from zoo.nn.fusion import HighLevelScreening, build_neck
 from zoo.nn.positions import LearnedPositions, resize_padding, sine_of_boxes, sine_positions, valid_ratio
-from zoo.types import Batch, Geometry, Prediction
+from zoo.types import Batch, Geometry, Prediction, Sample
 
 PRIOR = 0.01
 """Probability of a class at the beginning of training."""
@@ -369,6 +372,23 @@ class Detr(Family):
             {"boxes": decode.boxes({n: v[i : i + 1] for n, v in maps.items()}, g, self.options, threshold, top)}
             for i, g in enumerate(geometry)
         ]
+
+    def calibrate(
+        self, samples: Sequence[Sample], maps_of: Callable[[Sample], tuple[Maps, Geometry]]
+    ) -> DetrOptions | None:
+        """Return options with the threshold of each class of the largest F1 on the samples; None without truths."""
+        predict = registry.get("engine", "predict")
+        pairs = []
+        for sample in samples:
+            truth = targets.true_boxes(self.options, sample)
+            if truth is not None:
+                mpp = sample.spacing[-1] if sample.spacing else "native"
+                found = predict(self, np.moveaxis(sample.image, 0, -1), mpp=mpp, threshold=0.0)["boxes"]
+                pairs.append((Boxes(found.xyxy, found.class_index + 1, found.scores), truth))
+        if not pairs:
+            return None
+        chosen = operating.best_thresholds(pairs, len(self.classes), self.options.thresholds())
+        return self.options.changed(threshold=dict(zip(self.classes, chosen, strict=True)))
 
     def train(self, mode: bool = True) -> Detr:
         super().train(mode)

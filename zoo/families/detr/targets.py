@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.cards import DatasetCard, TruthCard
+from zoo.cards import DatasetCard, TruthCard, dataset_card
 from zoo.data.truths import boxes_of, match_classes
-from zoo.errors import DataError, suggest
+from zoo.errors import DataError, UserError, suggest
 from zoo.families.detr.options import DetrOptions
+from zoo.metrics import boxes
 from zoo.types import Boxes, Instances, Kind, Sample
 
 KINDS: tuple[Kind, ...] = ("boxes", "instances")
@@ -163,6 +164,26 @@ class BoxTargets:
         if self.columns:
             made["attributes"] = np.zeros((0, len(self.columns)), np.int64)
         return made
+
+
+def true_boxes(options: DetrOptions, sample: Sample) -> boxes.Boxes | None:
+    """Return the boxes of a sample with the model's classes (from 1), crowds and left-out classes as crowds; None where
+    it has none, or where its dataset's card is not to be had."""
+    try:
+        card = dataset_card(sample.dataset)
+        key = truth_key(options, card)
+        table = classes_of(options, card.name, card.truths[key])
+    except (UserError, ValueError):
+        return None
+    truth = sample.truth.get(key)
+    if isinstance(truth, Instances):
+        truth = boxes_of(truth)
+    if not isinstance(truth, Boxes):
+        return None
+    of = np.array([table.get(int(c), -2) for c in truth.classes], np.int64)
+    known = of > -2
+    crowd = (of == -1) if truth.crowd is None else (of == -1) | truth.crowd
+    return boxes.Boxes(truth.xyxy[known], np.maximum(of[known], 0) + 1, None, crowd[known])
 
 
 def make(options: DetrOptions, card: DatasetCard) -> BoxTargets:
