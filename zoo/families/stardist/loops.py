@@ -37,6 +37,25 @@ def boxes_of(points, dist, vertices, boxes, grid):  # type: ignore[no-untyped-de
 
 
 @compiled
+def corners_of(points, dist, step, vertices, boxes, girth):  # type: ignore[no-untyped-def]
+    """Write whole corners (n, R, 2) of polygons, cut towards zero, their boxes (n, 6), z from 0 to 1, and girth."""
+    rays = dist.shape[1]
+    for i in range(len(points)):
+        y0 = x0 = np.inf
+        y1 = x1 = -np.inf
+        for k in range(rays):
+            y = np.int32(points[i, 0] + dist[i, k] * step[k, 0])
+            x = np.int32(points[i, 1] + dist[i, k] * step[k, 1])
+            vertices[i, k, 0], vertices[i, k, 1] = y, x
+            y0, y1, x0, x1 = min(y0, y), max(y1, y), min(x0, x), max(x1, x)
+        boxes[i, 0], boxes[i, 1], boxes[i, 2] = 0, y0, x0
+        boxes[i, 3], boxes[i, 4], boxes[i, 5] = 1, y1, x1
+        for k in range(rays):
+            a, b = vertices[i, k], vertices[i, (k + 1) % rays]
+            girth[i] += np.sqrt(np.float64((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2))
+
+
+@compiled
 def advance_volumes(  # type: ignore[no-untyped-def]
     j,
     decided,

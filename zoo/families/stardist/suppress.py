@@ -38,15 +38,13 @@ def polygons(dist: Array, points: Array, threshold: float, counts: dict[str, int
     """
     if not len(dist):
         return np.zeros(0, np.intp)
-    dist, points = np.ascontiguousarray(dist, np.float32), np.ascontiguousarray(points, np.float32)
-    step = circle(dist.shape[1]).astype(np.float32)
-    vertices = np.trunc(points[:, None] + dist[..., None] * step).astype(np.int64)
-    low, high = vertices.min(1), vertices.max(1)
-    flat = np.zeros(len(dist))
-    boxes = np.stack([flat, low[:, 0], low[:, 1], flat + 1, high[:, 0], high[:, 1]], 1).astype(np.float64)
-    centres = np.concatenate([flat[:, None], points], 1).astype(np.float64)
+    from zoo.families.stardist import loops
 
-    girth = np.linalg.norm(vertices - np.roll(vertices, 1, axis=1), axis=2).sum(1)
+    dist, points = np.ascontiguousarray(dist, np.float32), np.ascontiguousarray(points, np.float32)
+    n, step = len(dist), circle(dist.shape[1]).astype(np.float32)
+    vertices, boxes, girth = np.empty((n, len(step), 2), np.int32), np.empty((n, 6)), np.zeros(n)
+    loops.corners_of(points, dist, step, vertices, boxes, girth)
+    centres = np.concatenate([np.zeros((n, 1)), points], 1)
 
     def ask(some: list[int]) -> bool:
         scores = np.arange(len(some), 0.0, -1.0)
