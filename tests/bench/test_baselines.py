@@ -43,3 +43,19 @@ def test_brightness_of_any_channels_and_depth() -> None:
     dim = rng.integers(0, 235, (1, 16, 16)).astype(np.uint16)
     assert baselines.grey(dim).max() == 255  # 16-bit grey is stretched
     assert baselines.grey(np.concatenate([dim, dim])).shape == (16, 16)
+
+
+def test_watershed_parts_touching_balls_in_planes_and_volumes() -> None:
+    for shape, centres in [((40, 60), [(20, 18), (20, 38)]), ((24, 40, 60), [(12, 20, 18), (12, 20, 38)])]:
+        places = np.indices(shape)
+        balls = [((places - np.array(c).reshape(-1, *[1] * len(shape))) ** 2).sum(0) <= 11**2 for c in centres]
+        labels = baselines.watershed(balls[0] | balls[1])
+        assert labels.max() == 2
+        assert labels[centres[0]] != labels[centres[1]]
+        assert ((labels > 0) == (balls[0] | balls[1])).all()
+
+
+def test_volumes_have_a_brightness() -> None:
+    volume = np.random.default_rng(0).integers(100, 900, (2, 5, 8, 9)).astype(np.uint16)
+    assert baselines.grey(volume).shape == (5, 8, 9)
+    assert baselines.grey(volume).max() == 255

@@ -229,3 +229,38 @@ def test_nothing_to_find() -> None:
     found = predict_array(family(), np.zeros(SHAPE, np.uint8))["instances"]
     assert not found.map.any()
     assert len(found.scores) == 0
+
+
+def test_a_mapped_array_is_a_volume_too(tmp_path: Path) -> None:
+    """NumPy files are read without a copy, so what comes of them cannot be written to."""
+    np.save(tmp_path / "v.npy", centres())
+    model = family()
+    summary = predict_files(model, [tmp_path / "v.npy"], tmp_path / "out", progress=False)
+    assert summary.done == ["v"]
+    with read_volume(tmp_path / "out" / "v.labels.tif") as found:
+        np.testing.assert_array_equal(found.read()[0], predict_array(model, centres())["instances"].map)
+
+
+def test_memory_is_that_of_a_block(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No box that is read or drawn is larger than a block or a window, however large the volume."""
+    read: list[int] = []
+    wide = np.tile(centres(), (2, 3, 3))
+    whole = read_volume
+
+    def watched(path: Any) -> Any:
+        file = whole(path)
+        box = file._box
+
+        def seen(window: tuple[slice, ...]) -> Any:
+            read.append(int(np.prod([s.stop - s.start for s in window])))
+            return box(window)
+
+        file._box = seen
+        return file
+
+    np.save(tmp_path / "v.npy", wide)
+    monkeypatch.setattr("zoo.inference.volume_files.read_volume", watched)
+    summary = predict_files(family(), [tmp_path / "v.npy"], tmp_path / "out", progress=False)
+    assert summary.done == ["v"]
+    slabs = 16 * wide.shape[1] * wide.shape[2]  # those of the picture
+    assert max(read) <= max(16 * 40 * 40, slabs) < wide.size / 2

@@ -1,8 +1,9 @@
 """What one gets without a model: the floor under every table.
 
 None of these looks at a truth. `otsu` takes the darker or the brighter side of Otsu's threshold; which of the two is
-decided once a dataset, from its images alone (`objects_are_dark`). `all-foreground` says that everything is tissue of
-interest; it has the best recall there is, and shows what a high Dice is worth where the foreground is large.
+decided once a dataset, from its images alone (`objects_are_dark`). `watershed` parts that mask into objects, in volumes
+too. `all-foreground` says that everything is tissue of interest; it has the best recall there is, and shows what a high
+Dice is worth where the foreground is large.
 """
 
 from __future__ import annotations
@@ -21,7 +22,16 @@ from zoo.data.truths import foreground as foreground_of
 from zoo.families import score
 from zoo.families.score import Task
 from zoo.io.images import to_rgb8
-from zoo.types import Picture, PicturePrediction, Prediction, Sample, Semantic, SemanticPrediction, Truth
+from zoo.types import (
+    InstancesPrediction,
+    Picture,
+    PicturePrediction,
+    Prediction,
+    Sample,
+    Semantic,
+    SemanticPrediction,
+    Truth,
+)
 
 NAMES = ("otsu", "all-foreground")
 
@@ -31,7 +41,11 @@ SIDES = 32
 
 def grey(image: NDArray[Any]) -> NDArray[np.uint8]:
     """Return (H, W) uint8 brightness of a (C, H, W) image of any dtype: the mean of its channels, stretched as the zoo
-    shows pictures (`zoo.io.images.to_rgb8`)."""
+    shows pictures (`zoo.io.images.to_rgb8`); of a volume (C, D, H, W), (D, H, W)."""
+    if image.ndim == 4:
+        mean = image.mean(0, dtype=np.float32)
+        low, high = np.percentile(mean, (0.1, 99.9))
+        return np.asarray(np.clip((mean - low) / max(high - low, 1e-9), 0, 1) * 255, np.uint8)
     if len(image) == 3:
         rgb, _ = to_rgb8(np.moveaxis(image, 0, -1))
         return np.asarray(rgb.mean(-1).round(), np.uint8)
@@ -69,6 +83,26 @@ def foreground(name: str, image: NDArray[np.uint8], dark: bool) -> NDArray[np.bo
     return np.asarray(image <= threshold if dark else image > threshold)
 
 
+def watershed(mask: NDArray[np.bool_], spacing: tuple[float, ...] | None = None) -> NDArray[np.int32]:
+    """Return the objects of a mask (H, W) or (D, H, W): the basins of its distance transform, smoothed by a pixel.
+
+    The classical way to part touching nuclei: seeds are maxima that lie at least 5 pixels of the finest axis apart
+    (Vincent and Soille 1991). `spacing`: size of a pixel along each axis, for distances.
+    """
+    from scipy import ndimage
+    from skimage.feature import peak_local_max
+    from skimage.segmentation import watershed as flood
+
+    size = np.array(spacing or (1.0,) * mask.ndim)
+    size = size / size.min()
+    depth = ndimage.gaussian_filter(ndimage.distance_transform_edt(mask, sampling=size), 1 / size)
+    regions, _ = ndimage.label(mask)
+    peaks = peak_local_max(depth, min_distance=5, labels=regions, exclude_border=False)
+    seeds = np.zeros(mask.shape, np.int32)
+    seeds[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
+    return np.asarray(flood(-depth, seeds, mask=mask), np.int32)
+
+
 # --- judging ----------------------------------------------------------------------------------------------------------
 
 
@@ -76,9 +110,9 @@ def judge(number: int, dataset: Dataset, judged: Sequence[Task]) -> tuple[list[t
     """Judge what needs no model on the truths that some weights were judged on: (baseline, cases), failures."""
     tasks = tasks_of(judged)
     failures: list[Failure] = []
-    if dataset.card.axes != "CYX" or not tasks:
+    if not tasks:
         return [], failures
-    maps = any(task.kind == "semantic" for _, task in tasks)
+    maps = any(task.kind in ("semantic", "instances") for _, task in tasks)
     dark = objects_are_dark(_brightness(dataset)) if maps else False
     found = [(name, Judged(number, _noted(name, task, dark), Level())) for name, task in tasks]
     for position, entry in enumerate(dataset.index):
@@ -104,7 +138,7 @@ def judge(number: int, dataset: Dataset, judged: Sequence[Task]) -> tuple[list[t
 
 def _noted(name: str, task: Task, dark: bool) -> Task:
     side = "the darker side is taken" if dark else "the brighter side is taken"
-    note = f"{side}, decided from the images alone" if name == "otsu" else ""
+    note = f"{side}, decided from the images alone" if name in ("otsu", "watershed") else ""
     return replace(task, note="; ".join(part for part in (note, task.note) if part))
 
 
@@ -131,6 +165,8 @@ def tasks_of(judged: Sequence[Task]) -> list[tuple[str, Task]]:
             merge = {"foreground": kinds}
             task = Task("mask", "semantic", truth, ("background", "foreground"), classes, metrics, merge, note)
             found += [(name, task) for name in NAMES]
+            if any(other.kind == "instances" for other in same):
+                found.append(("watershed", replace(task, output="objects", kind="instances", classes=("foreground",))))
     return found
 
 
@@ -142,6 +178,9 @@ def _baseline(
         return PicturePrediction(sample.image, truth.channels, truth.encoding) if same else None
     if truth is None or image is None:
         return None
+    if name == "watershed":
+        labels = watershed(foreground("otsu", image, dark), sample.spacing)
+        return InstancesPrediction(labels, ("foreground",), np.zeros(int(labels.max(initial=0)), np.int64))
     mask = foreground(name, image, dark)
     if isinstance(truth, Semantic) and truth.multilabel:
         return SemanticPrediction(mask[None], ("foreground",), multilabel=True)

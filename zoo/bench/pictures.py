@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from zoo.families import score
 from zoo.families.score import Task
 from zoo.io.colours import PALETTE, colours_of
 from zoo.io.images import to_rgb8
+from zoo.io.volume_writers import montage, views
 from zoo.types import (
     Boxes,
     BoxesPrediction,
@@ -43,8 +45,8 @@ def draw(
     out: Path, label: str, task: Task, sample: Sample, truth: Truth | None, prediction: Prediction
 ) -> dict[str, str]:
     """Write image, truth and prediction of one case; return role -> file below `out`."""
-    if sample.axes != "CYX":
-        return {}
+    if sample.axes == "CZYX":
+        sample, truth, prediction = flat(sample), flat_labels(sample, truth), flat_labels(sample, prediction)
     base = f"pictures/{slug(sample.dataset)}/{slug(sample.id)}"
     files = {
         "image": f"{base}.image.jpg",
@@ -61,6 +63,33 @@ def draw(
         shown = {"image": None, "truth": truth, "prediction": prediction}[role]
         write_jpeg(path, drawn(image, shown, task, ours=role == "prediction"))
     return files
+
+
+def flat(sample: Sample) -> Sample:
+    """Return a volume as a picture: its middle slices and maximum projections side by side."""
+    seen = [views(_reader(channel), sample.shape) for channel in sample.image]
+    planes = [montage(view, view, sample.spacing)[0][..., 0] for view in (_shown(v) for v in seen)]
+    return sample.with_(image=np.stack(planes), axes="CYX", truth={})
+
+
+def _shown(view: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    low, high = np.percentile(view["max xy"], (1, 99.8))
+    return {k: (np.clip((v - low) / max(high - low, 1e-9), 0, 1) * 255).astype(np.uint8) for k, v in view.items()}
+
+
+def _reader(volume: NDArray[Any]) -> Any:
+    return lambda begin, size: volume[begin[0] : begin[0] + size[0]]
+
+
+def flat_labels(sample: Sample, shown: Any) -> Any:
+    """Return the objects or classes of a volume as those of `flat`'s picture."""
+    if not isinstance(shown, Instances | InstancesPrediction | Semantic | SemanticPrediction):
+        return shown
+    if shown.map.ndim != 3:
+        return None
+    seen = views(_reader(shown.map), shown.map.shape)
+    labels = montage(seen, seen, sample.spacing)[1].astype(shown.map.dtype)
+    return replace(shown, map=labels, ignore=None) if isinstance(shown, Instances) else replace(shown, map=labels)
 
 
 def slug(text: str) -> str:

@@ -208,7 +208,8 @@ class Work:
             encoding = spec.encoding
             limits = torch.from_numpy(value_range(self.source, encoding.low, encoding.high, encoding.joint))[None]
         for read, core in self.blocks():
-            inputs = {"image": torch.from_numpy(np.ascontiguousarray(self.grid.read(read)))[None].to(family.device)}
+            pixels = np.require(self.grid.read(read), requirements=["C", "W"])  # a mapped file is read-only
+            inputs = {"image": torch.from_numpy(pixels)[None].to(family.device)}
             if limits is not None:
                 inputs["range"] = limits.to(family.device)
             yield read, core, family.activate(family.infer(family.prepare(inputs)))

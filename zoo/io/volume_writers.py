@@ -187,19 +187,26 @@ def picture(
     chosen = colours_of(classes, colours)
     table = np.array([(0, 0, 0), *(chosen[int(k)] for k in kinds)], np.uint8)
     low, high = np.percentile(images["max xy"], (1, 99.8))
-    rows = []
-    for prefix in ("", "max "):
-        grey = [_grey(images[prefix + name], low, high) for name in ("xy", "zy", "zx")]
-        marks = [labels[prefix + name] for name in ("xy", "zy", "zx")]
-        rows.append(_cross(grey, marks, spacing))
-    height = max(r.shape[0] for r, _ in rows)
-    shown = np.concatenate([_bottom(r, height, 255) for r, _ in rows], axis=1)
-    marked = np.concatenate([_bottom(m, height, 0) for _, m in rows], axis=1)
+    shown, marked = montage({k: _grey(v, low, high) for k, v in images.items()}, labels, spacing)
     step = max(1, -(-max(shown.shape[:2]) // overlay.LARGEST))
     counts = np.bincount(np.asarray(kinds, np.int64), minlength=len(classes))
     legend = [Entry(None, "left: middle slices; right: maximum projections")]
     legend += [Entry(chosen[i], f"{name} {counts[i]}") for i, name in enumerate(classes)]
     return overlay.draw(shown[::step, ::step], [Outlines(marked[::step, ::step], table)], legend)
+
+
+def montage(
+    images: Mapping[str, Array], labels: Mapping[str, Array], spacing: Sequence[float] | None
+) -> tuple[Array, Array]:
+    """Return a canvas (h, w, 3) of uint8 `views` and the labels on it, (h, w): slices left, projections right."""
+    rows = []
+    for prefix in ("", "max "):
+        grey = [images[prefix + name] for name in ("xy", "zy", "zx")]
+        marks = [labels[prefix + name] for name in ("xy", "zy", "zx")]
+        rows.append(_cross(grey, marks, spacing))
+    height = max(r.shape[0] for r, _ in rows)
+    shown = np.concatenate([_bottom(r, height, 255) for r, _ in rows], axis=1)
+    return shown, np.concatenate([_bottom(m, height, 0) for _, m in rows], axis=1)
 
 
 def _grey(plane: Array, low: float, high: float) -> NDArray[np.uint8]:

@@ -41,8 +41,8 @@ def corners_of(points, dist, step, vertices, boxes, girth):  # type: ignore[no-u
     """Write whole corners (n, R, 2) of polygons, cut towards zero, their boxes (n, 6), z from 0 to 1, and girth."""
     rays = dist.shape[1]
     for i in range(len(points)):
-        y0 = x0 = np.inf
-        y1 = x1 = -np.inf
+        y0 = x0 = np.int32(2**31 - 1)
+        y1 = x1 = np.int32(-(2**31))
         for k in range(rays):
             y = np.int32(points[i, 0] + dist[i, k] * step[k, 0])
             x = np.int32(points[i, 1] + dist[i, k] * step[k, 1])
