@@ -84,7 +84,7 @@ def test_the_overview_names_every_command_and_nothing_else(zoo: Any) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["trian"], 'zoo: no command "trian". Did you mean train?'),
+        (["trian"], 'zoo: no command "trian". Did you mean train, stain?'),
         (["--lsit"], 'zoo: no option "--lsit"'),
         (["list"], "zoo list: the following arguments are required: KIND. See: zoo list --help"),
         (["list", "recpies"], 'zoo list: KIND: "recpies" will not do.'),

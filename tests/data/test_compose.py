@@ -32,7 +32,7 @@ def field(seed: int, shape: tuple[int, int] = (40, 60)) -> Sample:
     return with_valid(Sample(f"s{seed}", "d", image, truth=truth))
 
 
-def agree(sample: Sample) -> None:
+def agree(sample: Sample, zoom: float = 1.0) -> None:
     """Raise where a box does not lie around what is bright, to a pixel or two of interpolation."""
     boxes, objects = sample.truth["cells"], sample.truth["objects"]
     assert isinstance(boxes, Boxes)
@@ -45,7 +45,9 @@ def agree(sample: Sample) -> None:
     covered = np.zeros(sample.shape, bool)
     for x0, y0, x1, y1 in np.rint(boxes.xyxy).astype(int):
         covered[max(y0 - 2, 0) : y1 + 2, max(x0 - 2, 0) : x1 + 2] = True
-    assert (objects.map[~covered] > 0).mean() < 0.05  # slivers of less than a quarter lose their box
+    largest = 12 * 20 * zoom**2
+    for label in np.unique(objects.map[~covered]):  # only slivers of less than a quarter lose their box
+        assert not label or (objects.map[~covered] == label).sum() < 0.25 * largest
 
 
 @settings(max_examples=30, deadline=None)
@@ -54,7 +56,7 @@ def test_zoom(seed: int, factor: float) -> None:
     sample = field(seed)
     found = Zoom((factor, factor))(sample, np.random.default_rng(seed))
     assert found.shape == sample.shape
-    agree(found)
+    agree(found, factor)
     found, valid = take_valid(found)
     covered = min(1.0, round(40 * factor) / 40) * min(1.0, round(60 * factor) / 60)
     assert valid.mean() == pytest.approx(covered, abs=0.02)
