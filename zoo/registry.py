@@ -85,6 +85,8 @@ TABLES: dict[str, dict[str, str]] = {
         "psnr": "zoo.metrics.picture:psnr",
         "ssim": "zoo.metrics.picture:ssim",
         "pearson": "zoo.metrics.picture:pearson",
+        "picture_fid": "zoo.metrics.pooled:picture_fid",
+        "picture_kid": "zoo.metrics.pooled:picture_kid",
         "box_f1": "zoo.metrics.boxes:box_f1",
         "box_precision": "zoo.metrics.boxes:box_precision",
         "box_recall": "zoo.metrics.boxes:box_recall",

@@ -174,6 +174,19 @@ def test_outputs_of_three_kinds(run: Any, make_weights: Any, make_dataset: Any) 
     assert {"dice", "pq"} <= set(otsu.means)
 
 
+def test_distances_of_features_by_a_named_encoder(run: Any, make_weights: Any, make_dataset: Any) -> None:
+    weights = make_weights("all", says=["clean"])
+    names = ["psnr", "picture_fid@resnet10t:none", "picture_kid@resnet10t:none"]
+    results = run([weights], [make_dataset(picture=True)], metrics=names, save_pictures=False)
+    ours, unchanged = (row.means["picture_fid@resnet10t:none"] for row in results.rows)
+    assert ours.value < unchanged.value
+    assert ours.low is None  # equal pictures, as a resample holds them, would bias it
+    assert ours.images == 8
+    assert "picture_kid@resnet10t:none" in (results.out / "table.md").read_text()
+    failed = run([weights], [str(Path(results.out).parent / "squares")], metrics=["picture_fid@no-such-encoder"])
+    assert 'no encoder "no-such-encoder"' in failed.failures[0].error
+
+
 def test_a_second_benchmark_in_the_same_folder_replaces_the_first(
     run: Any, make_weights: Any, make_dataset: Any
 ) -> None:

@@ -14,8 +14,8 @@ from zoo.errors import UserError
 from zoo.families.score import check_metrics
 from zoo.metrics import METRICS, boxes, calibration, function, instances, picture, semantic, shapes, surface, types
 
-WORST_IS_NOT_NEEDED = {"robustness_index"}
-"""Numbers of features alone: there is no prediction that could be perfect."""
+WORST_IS_NOT_NEEDED = {"robustness_index", "picture_fid", "picture_kid"}
+"""Numbers of features alone, or of an encoder that must be named: tested elsewhere."""
 
 
 def test_the_registry_and_the_descriptions_agree() -> None:
@@ -82,6 +82,8 @@ def test_names_with_an_argument() -> None:
         ("object_f1@two", "expected a number above 0, at most 1"),
         ("object_f1@0", "expected a number above 0"),
         ("pearson@", "the channel is missing"),
+        ("picture_fid", "needs an encoder"),
+        ("picture_kid@", "the encoder is missing"),
     ],
 )
 def test_what_a_user_mistypes(name: str, said: str) -> None:

@@ -144,6 +144,8 @@ def figure(value: float, metric: str) -> str:
         return "–"
     if math.isinf(value):
         return "∞"
+    if metric.startswith("picture_kid"):
+        return f"{value:.4f}"
     return f"{value:.1f}" if METRICS[metric].best is None else f"{value:.3f}"
 
 

@@ -96,7 +96,7 @@ def pooled_by_group(
     names, index = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
     again = pooled.resampler(records)
     value = float(again(np.arange(len(records))))
-    if len(names) < 2 or not math.isfinite(value):
+    if len(names) < 2 or not math.isfinite(value) or not pooled.drawn:
         return Mean(value, None, None, len(records), len(names))
     members = [np.flatnonzero(index == g) for g in range(len(names))]
     rng = np.random.default_rng(seed)

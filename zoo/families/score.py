@@ -18,6 +18,7 @@ from zoo.cards import DatasetCard
 from zoo.data.truths import BACKGROUND, as_semantic, boxes_of, foreground, match_classes
 from zoo.errors import DataError, UserError, suggest
 from zoo.families.base import Family, Output
+from zoo.families.embedding import Encoded
 from zoo.metrics import METRICS, boxes, calibration, function, instances, picture, semantic, shapes, surface, types
 from zoo.postprocess.labels import components
 from zoo.types import (
@@ -55,7 +56,7 @@ TYPED = ("mpq", "type_f1")
 EVIDENCE: Mapping[str, tuple[str, ...]] = {
     "semantic": ("semantic", "surface", "calibration", "instances", "shapes"),
     "instances": ("instances", "shapes", "types", "semantic", "surface"),
-    "picture": ("picture",),
+    "picture": ("picture", "picture_features"),
     "boxes": ("boxes",),
 }
 """Kind of an output -> kinds of metrics that can be computed for it."""
@@ -87,6 +88,8 @@ def check_metrics(names: Sequence[str]) -> None:
             raise UserError(f'bench: metrics: no metric "{name}". {near}') from None
         except ValueError as error:
             raise UserError(f"bench: {error}.") from None
+        if METRICS[name].argument == "encoder" and "@" not in name:
+            raise UserError(f"bench: {name} needs an encoder (zoo list encoders). Write {name}@resnet50, for example.")
 
 
 def chosen_metrics(kind: str, wanted: Sequence[str] | None, classes: int = 1) -> tuple[str, ...]:
@@ -210,7 +213,8 @@ def _evidence(task: Task, prediction: Prediction, truth: Truth, wanted: set[str]
         case SemanticPrediction() | InstancesPrediction(), Semantic() | Instances():
             return _maps(task, prediction, truth, wanted)
         case PicturePrediction(), Picture():
-            return {"picture": pictures(prediction, truth)}
+            both = pictures(prediction, truth)
+            return {"picture": both, "picture_features": Encoded(both)}
         case BoxesPrediction(), Boxes() | Instances():
             return {"boxes": _boxes(task, prediction, truth)}
     raise ValueError(f"a prediction of kind {prediction.kind} cannot be judged against {truth.kind}")

@@ -6,9 +6,9 @@ overlaps (`instances.overlap`), the same with the maps (`shapes.shapes`) or with
 (`picture.pair`), two sets of boxes (`boxes.pair`). So any number of metrics costs one pass.
 
 A name may carry an argument: `object_f1@0.7` (IoU), `centroid_f1@8` (pixels), `surface_dice@3` (pixels),
-`pearson@DAPI` (a channel). `function(NAME)` gives the function, `METRICS[NAME]` what it is; neither imports the module
-behind a name before it is called for. A pooled metric (`about.pooled`) is a number of a set of images, not of one: see
-`zoo.metrics.pooled`.
+`pearson@DAPI` (a channel), `picture_fid@resnet50` (an encoder, which it cannot do without). `function(NAME)` gives the
+function, `METRICS[NAME]` what it is; neither imports the module behind a name before it is called for. A pooled metric
+(`about.pooled`) is a number of a set of images, not of one: see `zoo.metrics.pooled`.
 """
 
 from __future__ import annotations
@@ -100,6 +100,12 @@ METRICS: Table = Table(
         "pearson": About(
             "picture", "max", 1.0, "Pearson's correlation over pixels, mean over channels", argument="channel"
         ),
+        "picture_fid": About(
+            "picture_features", "min", None, "Frechet distance of the pictures' features", True, argument="encoder"
+        ),
+        "picture_kid": About(
+            "picture_features", "min", None, "Kernel distance of the pictures' features", True, argument="encoder"
+        ),
         "box_f1": About("boxes", "max", 1.0, "F1 over boxes, matched at IoU >= 0.5", argument=_IOU),
         "box_precision": About("boxes", "max", 1.0, "Precision over boxes, matched at IoU >= 0.5", argument=_IOU),
         "box_recall": About("boxes", "max", 1.0, "Recall over boxes, matched at IoU >= 0.5", argument=_IOU),
@@ -121,9 +127,9 @@ def parsed(base: str, argument: str) -> Any:
     """Return the argument behind an `@` as its metric takes it. Raises `ValueError` with one sentence."""
     kind = dict.get(METRICS, base)
     word = kind.argument if kind else None
-    if word == "channel":
+    if word in ("channel", "encoder"):
         if not argument:
-            raise ValueError(f'metric "{base}@": the channel is missing. Expected {base}@CHANNEL')
+            raise ValueError(f'metric "{base}@": the {word} is missing. Expected {base}@{word.upper()}')
         return argument
     try:
         value = float(argument)

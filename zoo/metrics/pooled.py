@@ -13,19 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from zoo.metrics import boxes, calibration, coco, instances, semantic, types
+from zoo.metrics import boxes, calibration, coco, features, instances, semantic, types
 
 
 @dataclass(frozen=True)
 class Pooled:
     """`record(evidence) -> what one image adds`; `value(records) -> the number`; `additive`: records are arrays or
-    numbers whose sum is all that `value` looks at. Calling it takes the evidence of several images."""
+    numbers whose sum is all that `value` looks at; `drawn`: whether drawing records with replacement says how sure the
+    number is (it does not where equal records bias it). Calling it takes the evidence of several images."""
 
     record: Callable[[Any], Any]
     value: Callable[[Sequence[Any]], float]
     additive: bool = True
     make: Callable[[Any], Pooled] | None = None
     prepare: Callable[[Sequence[Any]], Callable[[Any], float]] | None = None
+    drawn: bool = True
 
     def __call__(self, evidence: Sequence[Any]) -> float:
         """Return the number of several images."""
@@ -133,3 +135,30 @@ def _coco_value(stat: str, records: Sequence[Any]) -> float:
 
 
 coco_ap, coco_ap50, coco_ap75, coco_ar100 = (_coco(stat) for stat in ("AP", "AP50", "AP75", "AR100"))
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def _by_features(distance: Callable[[Any, Any], float], encoder: str | None = None) -> Pooled:
+    """Return a distance of the features of all predicted pictures to those of all true ones, by a named encoder.
+
+    The evidence has `of(encoder)`, which gives (2, D); fewer than two pictures have no distance.
+    """
+
+    def record(evidence: Any) -> Any:
+        if encoder is None:
+            raise ValueError("the encoder is missing. Expected METRIC@ENCODER")
+        return evidence.of(encoder)
+
+    def value(records: Sequence[Any]) -> float:
+        if len(records) < 2:
+            return float("nan")
+        stacked = np.asarray(records, np.float64)
+        return distance(stacked[:, 0], stacked[:, 1])
+
+    return Pooled(record, value, additive=False, make=functools.partial(_by_features, distance), drawn=False)
+
+
+picture_fid = _by_features(features.fid)
+picture_kid = _by_features(functools.partial(features.kid, size=None))
