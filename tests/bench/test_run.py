@@ -204,6 +204,18 @@ def test_the_same_benchmark_gives_the_same_numbers(run: Any, make_weights: Any, 
     assert first == second
 
 
+def test_a_word_behind_a_dataset_tells_its_reader_something() -> None:
+    sites = open_named("phantom-nuclei:test+sites=a,b+test=32")
+    assert len(sites) == 32
+    assert {entry.center for entry in sites.index} == {"site-a", "site-b"}
+    assert sites.split == "test+sites=a,b+test=32"
+    assert open_named("phantom-nuclei+test=8").split == "test+test=8"
+    record = [{"dataset": "phantom-nuclei", "split": "test"}]
+    assert len(leakage.overlap(record, "phantom-nuclei", sites.split, sites.index)) == 32
+    with pytest.raises(UserError, match="sites"):
+        open_named("phantom-nuclei:test+sitez=a,b")
+
+
 def test_a_fold_holds_the_images_that_training_left_out(tmp_path: Path) -> None:
     whole = open_dataset("phantom-glands", split="val", limit=None)
     parts = [open_named(f"phantom-glands:val@{k}/3") for k in range(3)]

@@ -73,7 +73,7 @@ def overlap(records: Iterable[Mapping[str, Any]], dataset: str, split: str, item
     images: set[str] = set()
     groups: set[str] = set()
     whole = False
-    split = split.partition("@")[0]  # of a fold, the split that it is cut from
+    split = split.partition("+")[0].partition("@")[0]  # without arguments; of a fold, the split that it is cut from
     for record in records:
         if record["dataset"] != dataset:
             continue

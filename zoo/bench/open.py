@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from zoo.bench import leakage
 from zoo.bench.work import Weights
 from zoo.data.datasets import Dataset, open_dataset
 from zoo.errors import Problem, Problems, UserError
+from zoo.schema import parse_value
 from zoo.weights import store
 from zoo.weights.store import Found
 
@@ -17,24 +19,49 @@ from zoo.weights.store import Found
 def open_named(text: str, limit: int | None = None) -> Dataset:
     """Return the dataset of `NAME`, `NAME:SPLIT` or `NAME:SPLIT@FOLD/FOLDS`, the images that a fold holds back.
 
-    Without a split it is "test" where there is one, else "all".
+    Without a split it is "test" where there is one, else "all". `+KEY=VALUE` behind it tells the reader something, as
+    in `phantom-nuclei:test+sites=a,b,c`.
     """
+    text, words = _arguments(text)
+    found = _opened(text, limit, words)
+    return replace(found, split="+".join([found.split, *(f"{k}={_short(v)}" for k, v in words.items())]))
+
+
+def _arguments(text: str) -> tuple[str, dict[str, Any]]:
+    """Return what is left of a word, and the arguments of the reader behind it."""
+    name, *parts = text.split("+")
+    if Path(text).exists() or not parts or not all("=" in part for part in parts):
+        return text, {}
+    found: dict[str, Any] = {}
+    for part in parts:
+        key, _, value = part.partition("=")
+        found[key] = value.split(",") if "," in value else parse_value(value)
+    return name, found
+
+
+def _short(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _opened(text: str, limit: int | None, words: dict[str, Any]) -> Dataset:
     name, colon, split = text.rpartition(":")
     if colon and not Path(text).exists():
         split, at, fold = split.partition("@")
         if not at:
-            return open_dataset(name, split=split, limit=limit)
+            return open_dataset(name, split=split, limit=limit, arguments=words)
         number, slash, folds = fold.partition("/")
         if not (slash and number.isdigit() and folds.isdigit() and int(folds) > 1):
             raise UserError(f"{text}: the fold will not do. Expected NAME:SPLIT@FOLD/FOLDS, as in {name}:{split}@0/5")
-        found = open_dataset(name, split=split, fold=int(number), folds=int(folds), part="validate", limit=limit)
+        found = open_dataset(
+            name, split=split, fold=int(number), folds=int(folds), part="validate", limit=limit, arguments=words
+        )
         return replace(found, split=f"{split}@{fold}")
     try:
-        return open_dataset(text, split="test", limit=limit)
+        return open_dataset(text, split="test", limit=limit, arguments=words)
     except UserError as error:
         if 'no split "test"' not in str(error):
             raise
-        return open_dataset(text, split="all", limit=limit)
+        return open_dataset(text, split="all", limit=limit, arguments=words)
 
 
 def open_all(weights: Sequence[str], datasets: Sequence[str], limit: int | None) -> tuple[list[Weights], list[Dataset]]:

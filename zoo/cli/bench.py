@@ -20,7 +20,9 @@ from zoo.errors import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `zoo bench`."""
     parser.add_argument("--weights", nargs="+", metavar="WEIGHTS", help="names, run folders or files; A+B: an ensemble")
-    parser.add_argument("--datasets", nargs="+", metavar="NAME", help="NAME, NAME:SPLIT, NAME:SPLIT@FOLD/FOLDS")
+    parser.add_argument(
+        "--datasets", nargs="+", metavar="NAME", help="NAME, NAME:SPLIT, NAME:SPLIT@FOLD/FOLDS, NAME+KEY=VALUE"
+    )
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="folder for results.json, table.md, report.html, ..."
     )
