@@ -356,3 +356,28 @@ def test_objects_lie_where_they_are_at_any_scale(scale: tuple[float, float]) -> 
         both = (mine & (wanted == label)).sum() / (mine | (wanted == label)).sum()
         assert both > 0.85
     assert math.isclose(float(found.scores.max()), 1, abs_tol=1e-5)  # type: ignore[union-attr]
+
+
+def test_many_polyhedra_are_drawn_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiled loop and the package's routine draw the same."""
+    from zoo.families.stardist import model as module
+    from zoo.families.stardist.decode import Stars
+
+    rng = np.random.default_rng(0)
+    points = rng.integers(3, 25, (40, 3))
+    stars = Stars(
+        points, np.sort(rng.random(40).astype(np.float32))[::-1], rng.uniform(2, 5, (40, 24)).astype(np.float32)
+    )
+    given = {"dims": 3, "rays": 24, "grid": [1, 1, 1], "anisotropy": [2, 1, 1], "channels": ["n"]}
+    family = build.create("stardist", given | {"unet": {"filters": 2, "features": 2, "depth": 1}})
+    assert isinstance(family, StarDist)
+    for where in (
+        Geometry((28, 28, 28), (1.0,) * 3, (0.0,) * 3),
+        Geometry((14, 28, 40), (2.0, 1.0, 0.7), (1.0, 0.0, 0.0)),
+    ):
+        few, _ = family.draw(stars, where)
+        monkeypatch.setattr(module, "MANY", 10)
+        many, _ = family.draw(stars, where)
+        monkeypatch.undo()
+        assert few.any()
+        np.testing.assert_array_equal(few, many)

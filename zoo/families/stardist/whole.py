@@ -49,17 +49,18 @@ def joined(parts: Sequence[Stars], most: int) -> Stars:
 
 
 def painter(
-    stars: Stars, rays: Rays, scales: Sequence[float]
+    stars: Stars, rays: Rays, scales: Sequence[float], offset: Sequence[float] = (0.0, 0.0, 0.0)
 ) -> Callable[[Sequence[int], Sequence[int]], NDArray[np.int32]]:
     """Return what draws the window (begin, size) of a volume: labels k + 1, a voxel of two belongs to the stronger.
 
-    `scales`: model voxels per voxel of what is drawn.
+    `scales`: model voxels per voxel of what is drawn; `offset`: what is added to points, in model voxels.
     """
     from zoo.families.stardist import kernels, loops
 
     scale = np.asarray(scales, float)
     plain = bool((scale == 1).all())
-    centres = stars.points.astype(np.float64) if plain else (stars.points + 0.5) / scale - 0.5
+    points = stars.points + np.asarray(offset, np.float64)
+    centres = points if plain else (points + 0.5) / scale - 0.5
     turned = rays if plain else rays.scaled(1 / scale)
     faces, inverse, beside, _ = suppress.cones(turned)
     start = kernels.starts(suppress.CUBE, inverse, beside)
