@@ -23,6 +23,7 @@ TABLES: dict[str, dict[str, str]] = {
         "unet": "zoo.families.unet:UNet",
     },
     "converter": {
+        "cerberus": "zoo.families.cerberus.published:from_files",
         "mfds-detr": "zoo.families.detr.published:convert_file",
         "plain": "zoo.weights.convert:plain_state_dict",
         "stardist": "zoo.families.stardist.convert:folder",

@@ -103,9 +103,24 @@ def tasks(family: Family, card: DatasetCard, wanted: Sequence[str] | None = None
     """Return what of a model can be judged on a dataset.
 
     An output answers to the truth of its own key; where the dataset has no such key, to the dataset's only truth of a
-    kind that fits. An output that answers to none is left out.
+    kind that fits. An output that answers to none is left out. A model whose outputs answer to several truths is judged
+    by its own keys alone: its glands are not the dataset's nuclei, because that has nothing else.
     """
-    return [t for name, output in family.spec.outputs.items() if (t := _task(family, card, name, output, wanted))]
+    outputs = family.spec.outputs
+    several = len({output.truth for output in outputs.values()}) > 1
+    found = []
+    for name, output in outputs.items():
+        if several and output.truth not in card.truths:
+            continue
+        try:
+            task = _task(family, card, name, output, wanted)
+        except UserError:
+            if not several:
+                raise
+            continue  # another output of the model may still be judged here
+        if task is not None:
+            found.append(task)
+    return found
 
 
 def _task(family: Family, card: DatasetCard, name: str, output: Output, wanted: Sequence[str] | None) -> Task | None:

@@ -148,8 +148,17 @@ class Cerberus(Family):
         """
         return self.maps(inputs, self.tasks, taps)
 
-    def maps(self, inputs: Mapping[str, Tensor], tasks: Collection[str], taps: Sequence[str] = ()) -> Maps:
-        """Return the raw maps of some tasks only, and taps: what a step of training asks for."""
+    def maps(
+        self,
+        inputs: Mapping[str, Tensor],
+        tasks: Collection[str],
+        taps: Sequence[str] = (),
+        rows: Mapping[str, Tensor] | None = None,
+    ) -> Maps:
+        """Return the raw maps of some tasks only, and taps: what a step of training asks for.
+
+        `rows`: task -> (B,) bool; a map of a task named there has those samples only.
+        """
         image = inputs["image"]
         height, width = image.shape[-2:]
         down, right = -height % self.divisor, -width % self.divisor
@@ -163,12 +172,17 @@ class Cerberus(Family):
             features["neck"] = self.neck(deepest)
         size = int(image.shape[-2]), int(image.shape[-1])
         for name in [n for n in self.tasks if n in tasks]:
-            logits = self._dense(name, features, levels, size) if name in self.decoders else self._patch(name, deepest)
+            chosen = None if rows is None else rows.get(name)
+            if name in self.decoders:
+                start, finer = _rows(features["neck"], chosen), [_rows(level, chosen) for level in levels]
+                logits = self._dense(name, start, finer, size)
+            else:
+                logits = self._patch(name, _rows(deepest, chosen))
             found[name] = logits[..., :height, :width]
         return found | {tap: self._tap(tap, features, deepest) for tap in taps}
 
-    def _dense(self, name: str, features: Maps, levels: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        logits: Tensor = self.heads[name](self.decoders[name](features["neck"], levels))
+    def _dense(self, name: str, start: Tensor, levels: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        logits: Tensor = self.heads[name](self.decoders[name](start, levels))
         if tuple(logits.shape[-2:]) != size:
             logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         return logits
@@ -205,26 +219,33 @@ class Cerberus(Family):
 
     def loss(self, maps: Maps, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Return each task's loss times its weight, of the tasks that the batch annotates and the maps hold."""
-        terms: dict[str, Tensor] = {}
+        return self.terms(maps, batch)
+
+    def terms(self, maps: Maps, batch: Batch, rows: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return `loss`; `rows`: task -> (B,) bool, the samples that a task's map was computed of."""
+        found: dict[str, Tensor] = {}
         for name, task in self.tasks.items():
             if name not in maps or name not in annotated(batch) or task.weight == 0:
                 continue
-            terms[name] = task.weight * self._loss(name, task, maps[name], batch)
-        if not terms:  # nothing to learn here; validation still wants a number
-            terms["none"] = torch.stack([value.sum() * 0 for value in maps.values()]).sum()
-        return terms
+            chosen = None if rows is None else rows.get(name)
+            found[name] = task.weight * self._loss(name, task, maps[name], batch, chosen)
+        if not found:  # nothing to learn here; validation still wants a number
+            found["none"] = torch.stack([value.sum() * 0 for value in maps.values()]).sum()
+        return found
 
-    def _loss(self, name: str, task: Task, logits: Tensor, batch: Batch) -> Tensor:
-        target, has = batch.targets[name], batch.has.get(name)
-        assert isinstance(target, Tensor)
+    def _loss(self, name: str, task: Task, logits: Tensor, batch: Batch, rows: Tensor | None) -> Tensor:
+        def of(key: str) -> Tensor:
+            value = batch.targets[key]
+            assert isinstance(value, Tensor)
+            return _rows(value, rows)
+
+        has = None if name not in batch.has else _rows(batch.has[name], rows)
+        valid = None if batch.valid is None else _rows(batch.valid, rows)
         if task.kind == "objects":
-            weight = batch.targets[name + make_targets.WEIGHT]
-            assert isinstance(weight, Tensor)
-            return losses.objects_loss(logits, target, weight, has=has, valid=batch.valid)
+            return losses.objects_loss(logits, of(name), of(name + make_targets.WEIGHT), has=has, valid=valid)
         if task.kind == "classes":
-            own = task.class_weights
-            return losses.classes_loss(logits, target, class_weights=own, has=has, valid=batch.valid)
-        return losses.patch_loss(self.middle(name, logits), target, has=has)
+            return losses.classes_loss(logits, of(name), class_weights=task.class_weights, has=has, valid=valid)
+        return losses.patch_loss(self.middle(name, logits), of(name), has=has)
 
     def decode(self, maps: Maps, geometry: Sequence[Geometry]) -> list[dict[str, Prediction]]:
         """Return each task's prediction for each image: instances (named by their classes task), tissue."""
@@ -256,6 +277,11 @@ class Cerberus(Family):
             if name not in self.tasks:
                 raise UserError(f'cerberus: no task "{name}". {suggest(name, self.tasks)}')
         return tuple(f"{room}.{name}." for name in tasks for room in ("decoders", "heads"))
+
+
+def _rows(value: Tensor, rows: Tensor | None) -> Tensor:
+    """Return the chosen samples of a batch."""
+    return value if rows is None else value[rows.to(value.device)]
 
 
 def annotated(batch: Batch) -> set[str]:
@@ -291,8 +317,8 @@ def _widths(options: CerberusOptions, levels: Sequence[int], sources: Sequence[s
 
 
 class MultiTask(Procedure):
-    """One optimiser; of each stream only the tasks that it annotates are computed, so that decoders neither cost time
-    nor see statistics of images that teach them nothing."""
+    """One optimiser; each task is computed of the samples annotated for it, so that a decoder neither costs time on
+    images that teach it nothing nor takes up their statistics (the published code does both)."""
 
     def players(self, family: Family) -> dict[str, Player]:
         trainable = [p for p in family.parameters() if p.requires_grad]
@@ -306,8 +332,11 @@ class MultiTask(Procedure):
             wanted = [name for name, task in family.tasks.items() if name in known and task.weight > 0]
             if not wanted and (stream != "main" or batch.others):
                 continue
-            maps = family.maps(family.prepare(part.inputs), wanted or list(family.tasks)[:1])
+            rows = {name: part.has[name] for name in wanted if name in part.has and not bool(part.has[name].all())}
+            for name in [n for n in rows if family.tasks[n].kind == "patch"]:
+                del rows[name]  # its norms see one value a sample, and want as many as there are
+            maps = family.maps(family.prepare(part.inputs), wanted or list(family.tasks)[:1], rows=rows)
             prefix = "" if stream == "main" else f"{stream}/"
-            terms |= {prefix + name: value for name, value in family.loss(maps, part, ctx.progress).items()}
+            terms |= {prefix + name: value for name, value in family.terms(maps, part, rows).items()}
         ctx.update("model", torch.stack(list(terms.values())).sum())
         ctx.log({name: value.detach() for name, value in terms.items()})

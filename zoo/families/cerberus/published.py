@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UserError
 from zoo.families.cerberus.options import published_tasks
+from zoo.weights.convert import Converted, Files
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CLASSES = {"gland": 3, "gland_class": 3, "lumen": 3, "nuclei": 3, "nuclei_class": 7, "tissue": 9}
 WIDTHS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048}
 """Encoders whose published layout is known (torchvision's names), and the channels of their deepest map."""
 
@@ -111,3 +111,19 @@ def _renamed(key: str, value: Tensor) -> str | None:
     if last:
         return f"heads.{task_name(last[1])}.1.{last[2]}"
     raise UserError(f'cerberus: "{key}" is not in the published layout. Expected the released file.')
+
+
+RELEASED = {
+    "Gland": {"INST": 3},
+    "Gland#TYPE": {"TYPE": 3},
+    "Lumen": {"INST": 3},
+    "Nuclei": {"INST": 3},
+    "Nuclei#TYPE": {"TYPE": 7},
+    "Patch-Class": {"OUT": 9},
+}
+"""Decoders of the released network, and the planes of each."""
+
+
+def from_files(files: Files, encoder: str = "resnet34") -> Converted:
+    """Return the released network: the converter of its weights' card. Raises `UserError` for another layout."""
+    return Converted("cerberus", options(encoder, RELEASED), convert(files.state_dict()))
