@@ -73,7 +73,10 @@ def test_instances_files_agree_with_each_other(make: Make, folder: Path, tmp_pat
         assert shape.area == measures["Area px^2"] == areas[int(measures["Label"]) - 1]
         assert measures["Area um^2"] == pytest.approx(shape.area / 4)
     lines = (out / "a.objects.csv").read_text().splitlines()
-    assert lines[0] == "label,class,score,area_px,area_um2,x,y,x0,y0,x1,y1"
+    assert lines[0].startswith("label,class,score,area_px,area_um2,x,y,x0,y0,x1,y1,perimeter_px,")
+    assert lines[0].endswith(",mean_od")
+    assert (out / "a.objects.parquet").is_file()
+    assert {"Perimeter um", "Eccentricity", "Optical density mean"} <= set(features[0]["properties"]["measurements"])
     assert [int(line.split(",")[3]) for line in lines[1:]] == areas.tolist()
 
 

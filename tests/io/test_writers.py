@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from pyarrow import parquet
 
 from zoo import registry
 from zoo.io import overlay, spool, writers
@@ -60,9 +61,14 @@ def test_provisional_ids_become_final(tmp_path: Path, monkeypatch: pytest.Monkey
     writer.end(meaning)
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.labels.tif"), meaning.final[labels])
     rows = [line.split(",") for line in (tmp_path / "a.objects.csv").read_text().splitlines()]
-    assert rows[0] == ["label", "class", "score", "area_px", "area_um2", "x", "y", "x0", "y0", "x1", "y1"]
-    assert rows[1] == ["1", "b", "0.5", "28", "112.0", "3.0", "5.5", "1", "2", "5", "9"]
-    assert rows[2] == ["2", "a", "1.0", "24", "96.0", "9.0", "17.0", "6", "15", "12", "19"]
+    assert rows[0][:11] == ["label", "class", "score", "area_px", "area_um2", "x", "y", "x0", "y0", "x1", "y1"]
+    assert rows[1][:11] == ["1", "b", "0.5", "28", "112.0", "3.0", "5.5", "1", "2", "5", "9"]
+    assert rows[2][:11] == ["2", "a", "1.0", "24", "96.0", "9.0", "17.0", "6", "15", "12", "19"]
+    table = parquet.read_table(tmp_path / "a.objects.parquet").to_pydict()
+    assert list(table) == rows[0]
+    assert table["class"] == ["b", "a"]
+    assert table["area_px"] == [28, 24]
+    assert table["eccentricity"][0] == pytest.approx(float(rows[1][rows[0].index("eccentricity")]), abs=1e-4)
     layers, entries = writer.layers()
     assert [entry.text for entry in entries] == ["a 1", "b 1"]
     assert layers[0].labels.shape == (20, 12)

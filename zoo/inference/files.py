@@ -290,7 +290,8 @@ def _write(family: Family, source: Source, folder: Path, stem: str, settings: Se
     def target(name: str, kind: Kind) -> Target:
         prefix = f"{stem}.{name}" if kinds[kind] > 1 else stem
         output = family.spec.outputs.get(name)
-        return Target(lambda ending: folder / f"{prefix}.{ending}", source.shape, mpp, output.colours if output else {})
+        colours = output.colours if output else {}
+        return Target(lambda ending: folder / f"{prefix}.{ending}", source.shape, mpp, colours, source.rows)
 
     writers: dict[str, Writer] = {}
     try:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from zoo.io import overlay
 from zoo.io.colours import colours_of
 from zoo.io.geojson import Feature, measured, polygons_of, rectangle
+from zoo.io.measure import Measures
 from zoo.io.overlay import Entry, Layer, Outlines, Rectangles
 from zoo.io.png import PngRows
 from zoo.io.spool import IN_MEMORY, Spool
@@ -32,6 +33,16 @@ from zoo.types import (
     PicturePrediction,
     SemanticPrediction,
 )
+
+MEASUREMENTS = {
+    "perimeter_px": "Perimeter px",
+    "perimeter_um": "Perimeter um",
+    "eccentricity": "Eccentricity",
+    "circularity": "Circularity",
+    "mean_od": "Optical density mean",
+    "mean_intensity": "Intensity mean",
+}
+"""Columns of an object table that go into the GeoJSON, and their names there."""
 
 MOST_REGIONS = 20_000
 """Regions of a semantic map that go into its GeoJSON, the largest first."""
@@ -50,12 +61,14 @@ class Meaning(Protocol):
 
 @dataclass(frozen=True)
 class Target:
-    """Where an output of an image goes: `path("labels.tif")` names a file; `shape` (H, W) and `mpp` of the image."""
+    """Where an output of an image goes: `path("labels.tif")` names a file; `shape` (H, W) and `mpp` of the image;
+    `pixels(begin, end)` its rows (h, W, C), for what is measured on objects (None: no picture is at hand)."""
 
     path: Callable[[str], Path]
     shape: tuple[int, int]
     mpp: float | None = None
     colours: Mapping[str, str] = field(default_factory=dict)
+    pixels: Callable[[int, int], NDArray[Any]] | None = None
 
     @property
     def step(self) -> int:
@@ -211,7 +224,8 @@ class SemanticWriter(Writer):
 
 
 class InstancesWriter(Writer):
-    """`labels.tif` (uint32, 0 background, ids 1..N) and `objects.csv` (one line an object)."""
+    """`labels.tif` (uint32, 0 background, ids 1..N), `objects.csv` and `objects.parquet` (a row an object, with what is
+    measured on it: `zoo.io.measure`)."""
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
@@ -229,7 +243,7 @@ class InstancesWriter(Writer):
         assert self._last is not None
         target, speaker = self.target, meaning or self._last
         self._class, self._scores = speaker.class_index, speaker.scores
-        self._extents = Extents(len(self._class))
+        self._measures = Measures(len(self._class))
         tiff = TiffRows(target.path("labels.tif"), target.shape, np.uint32, mpp=target.mpp)
         for begin, rows in self._labels.bands():
             final = meaning.final[rows] if meaning else rows
@@ -237,7 +251,8 @@ class InstancesWriter(Writer):
                 self._labels.write(begin, final)
             tiff.put(final)
             self._shown.put(begin, final)
-            self._extents.put(begin, final)
+            pixels = target.pixels(begin, begin + len(final)) if target.pixels else None
+            self._measures.put(begin, final, pixels)
         tiff.close()
         self._table()
 
@@ -248,33 +263,46 @@ class InstancesWriter(Writer):
         return None if self._scores is None else float(self._scores[number])
 
     def _table(self) -> None:
+        """Write the table twice: Parquet in full, CSV to read."""
+        import pyarrow
+        from pyarrow import parquet
+
         assert self._last is not None
-        extents, mpp = self._extents, self.target.mpp
+        classes = self._last.classes
+        names = [classes[int(index)] for index in self._class]
+        self._columns = self._measures.columns(self.target.mpp)
+        count = len(names)
+        scores = [None] * count if self._scores is None else self._scores.astype(np.float32)
+        table = {
+            "label": np.arange(1, count + 1, dtype=np.int32),
+            "class": pyarrow.array(names, pyarrow.string()),
+            "score": pyarrow.array(scores, pyarrow.float32()),
+            **self._columns,
+        }
+        parquet.write_table(pyarrow.table(table), self.target.path("objects.parquet"))
         with self.target.path("objects.csv").open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
-            um = ["area_um2"] if mpp else []
-            rows.writerow(["label", "class", "score", "area_px", *um, "x", "y", "x0", "y0", "x1", "y1"])
-            for number, index in enumerate(self._class):
-                area = int(extents.area[number])
+            rows.writerow(table)
+            for number, name in enumerate(names):
                 score = self._score(number)
-                x, y = (extents.sums[:, number] / max(area, 1)).round(2)
-                measures = [area, *([round(area * mpp**2, 4)] if mpp else [])]
                 shown = "" if score is None else round(score, 5)
-                label = [number + 1, self._last.classes[int(index)], shown]
-                rows.writerow([*label, *measures, x, y, *(int(v) for v in extents.boxes[:, number])])
+                rows.writerow([number + 1, name, shown, *(_shown(key, v[number]) for key, v in self._columns.items())])
 
     def features(self) -> Iterator[Feature]:
         assert self._last is not None
         classes = self._last.classes
         colours = colours_of(classes, self.target.colours)
-        x0, y0, x1, y1 = self._extents.boxes
+        x0, y0, x1, y1 = self._measures.boxes
         for number in np.argsort(y0, kind="stable"):
-            if not self._extents.area[number]:
+            if not self._measures.area[number]:
                 continue
             window = self._labels.window(int(y0[number]), int(y1[number]), int(x0[number]), int(x1[number]))
             polygons = polygons_of(window == number + 1, (int(y0[number]), int(x0[number])))
             index = int(self._class[number])
-            found = measured(self._extents.area[number], self.target.mpp, self._score(number), int(number) + 1)
+            found = measured(self._measures.area[number], self.target.mpp, self._score(number), int(number) + 1)
+            found |= {
+                MEASUREMENTS[k]: round(float(v[number]), 4) for k, v in self._columns.items() if k in MEASUREMENTS
+            }
             yield Feature(polygons, classes[index], colours[index], measurements=found)
         self._labels.close()
 
@@ -288,27 +316,11 @@ class InstancesWriter(Writer):
         return [Outlines(self._shown.map, table)], entries
 
 
-class Extents:
-    """Area, box and sum of coordinates of each object, (N,), gathered over bands of rows."""
-
-    def __init__(self, count: int) -> None:
-        self.area = np.zeros(count, np.int64)
-        self.sums = np.zeros((2, count))
-        self.boxes = np.zeros((4, count), np.int64)
-        self.boxes[:2] = np.iinfo(np.int64).max
-
-    def put(self, begin: int, rows: NDArray[Any]) -> None:
-        """Take rows (h, W) of ids 1..N."""
-        y, x = np.nonzero(rows)
-        ids = rows[y, x].astype(np.int64) - 1
-        y = y + begin
-        count = len(self.area)
-        self.area += np.bincount(ids, minlength=count)
-        self.sums[0] += np.bincount(ids, x + 0.5, minlength=count)
-        self.sums[1] += np.bincount(ids, y + 0.5, minlength=count)
-        for row, values in ((0, x), (1, y)):
-            np.minimum.at(self.boxes[row], ids, values)
-            np.maximum.at(self.boxes[row + 2], ids, values + 1)
+def _shown(column: str, value: Any) -> Any:
+    """Return a number as the CSV shows it: whole ones as they are, places to a hundredth, the rest to four digits."""
+    if isinstance(value, np.integer):
+        return int(value)
+    return round(float(value), 2 if column in ("x", "y") else 4)
 
 
 class BoxesWriter(Writer):
