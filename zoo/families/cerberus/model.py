@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,8 @@ from zoo.families.base import (
 from zoo.families.cerberus import losses, make_targets
 from zoo.families.cerberus.decode import decode
 from zoo.families.cerberus.network import Decoder, DenseHead, PatchHead, initialise, lateral
-from zoo.families.cerberus.options import CerberusOptions, Task
+from zoo.families.cerberus.options import BACKGROUND, CerberusOptions, Task
+from zoo.io.colours import PALETTE
 from zoo.types import Batch, Geometry, Kind, Prediction
 
 MIDDLE = "middle/"
@@ -83,14 +85,17 @@ class Cerberus(Family):
     def _spec(self, mean: Sequence[float], std: Sequence[float]) -> IOSpec:
         options = self.options
         outputs: dict[str, Output] = {}
+        shades = itertools.cycle(PALETTE)
         for name, task in self.tasks.items():
-            truth = options.truth_of(name)
+            if task.kind == "classes":
+                continue
+            named = options.classes_of(name)
+            classes = task.classes or ()
             if task.kind == "objects":
-                named = options.classes_of(name)
-                outputs[name] = Output("instances", named[1].foreground if named else task.foreground or (name,), truth)
-            elif task.kind == "patch":
-                kind: Any = "semantic" if task.output == "map" else "label"
-                outputs[name] = Output(kind, task.classes or (), truth)
+                classes = named[1].foreground if named else task.foreground or (name,)
+            kind: Any = "instances" if task.kind == "objects" else "semantic" if task.output == "map" else "label"
+            colours = {c: "#{:02x}{:02x}{:02x}".format(*next(shades)) for c in classes if c != BACKGROUND}
+            outputs[name] = Output(kind, classes, options.truth_of(name), colours)
         unit = options.encoding == "unit"
         return IOSpec(
             maps={name: MapSpec(task.planes, "softmax") for name, task in self.tasks.items()},
@@ -303,7 +308,7 @@ def _strides(own: Sequence[int], patch: int | None, finest: int, dense: bool) ->
 
 def _widths(options: CerberusOptions, levels: Sequence[int], sources: Sequence[str]) -> tuple[int, ...]:
     """Return the decoders' channels at each level but the deepest. Raises `ValueError`."""
-    if options.widths is not None:
+    if options.widths is not None and levels:
         if len(options.widths) != len(levels):
             raise ValueError(
                 f"{len(options.widths)} widths for {len(levels)} levels above the deepest. Write one a level, finest "

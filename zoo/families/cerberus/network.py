@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.errors import UserError
 from zoo.nn.blocks import ConvNormAct
 
 
@@ -84,6 +85,8 @@ class PatchHead(nn.Module):
 
         As published, the map is cut only where both sides differ from the window; else its mean is taken whole.
         """
+        if self.training and len(deepest) < 2:
+            raise UserError("cerberus: a patch head learns from batches of 2 or more. Raise data.train.batch.")
         window, (height, width) = self.window, deepest.shape[-2:]
         if window is not None and height != window and width != window:
             top, left = max(0, int((height - window) * 0.5)), max(0, int((width - window) * 0.5))

@@ -143,31 +143,81 @@ def watershed(inner: Plane, contour: Plane, rule: Rule) -> tuple[Labels, Labels]
     """
     mask = (inner + contour > rule.threshold).astype(np.uint8)
     mask = np.asarray(cv2.erode(mask, CROSS))
-    pieces = large_components(mask, rule.min_size)
-    markers = large_components(inner > rule.threshold, rule.min_seed)
-    markers = np.asarray(ndimage.label(filled(markers > 0))[0], np.int32)
+    places, piece = pieces_of(mask, rule.min_size)
+    seeds, _ = pieces_of((inner > rule.threshold).astype(np.uint8), rule.min_seed)
+    large = np.zeros(mask.shape, np.uint8)
+    large.reshape(-1)[seeds] = 1
+    markers = np.asarray(ndimage.label(filled(large))[0], np.int32)
     out = np.zeros(mask.shape, np.int32)
-    count = int(pieces.max(initial=0))
-    both = (pieces > 0) & (markers > 0)
-    pairs = np.unique(pieces[both].astype(np.int64) << 32 | markers[both])
-    piece, marker = pairs >> 32, (pairs & 0xFFFFFFFF).astype(np.int32)
-    several = np.bincount(piece, minlength=count + 1) > 1
-    owner = np.zeros(count + 1, np.int32)
-    owner[piece] = marker
+    marker = markers.reshape(-1)[places]
+    seeded = marker > 0
+    owner = np.zeros(int(piece.max(initial=0)) + 1, np.int32)
+    owner[piece[seeded]] = marker[seeded]
+    several = np.zeros(len(owner), bool)
+    several[piece[seeded & (owner[piece] != marker)]] = True
     owner[several] = 0
-    out = owner[pieces]
-    boxes = ndimage.find_objects(pieces) if several.any() else []
-    for number in np.flatnonzero(several):
-        box = boxes[number - 1]
-        _flood(out[box], pieces[box] == number, markers[box], inner[box])
+    out.reshape(-1)[places] = owner[piece]
+    if several.any():
+        flooded = several[piece]
+        _flood(out, places[flooded], piece[flooded], markers, inner)
     return out, markers
 
 
-def _flood(out: Labels, mask: Mask, markers: Labels, inner: Plane) -> None:
+def pieces_of(mask: NDArray[np.uint8], least: int) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
+    """Return the pixels in components of at least `least` pixels, as row-major places, and the component of each.
+
+    Components are numbered from 1, in no order.
+    """
+    count, found = cv2.connectedComponents(mask, connectivity=4, ltype=cv2.CV_32S)
+    places = np.flatnonzero(mask)
+    component = np.asarray(found.reshape(-1)[places], np.int32)
+    kept = (np.bincount(component, minlength=count) >= least)[component]
+    return places[kept], component[kept]
+
+
+def _flood(out: Labels, places: NDArray[np.intp], piece: NDArray[np.int32], markers: Labels, inner: Plane) -> None:
+    """Flood pieces from the markers in them, into `out`.
+
+    The pieces are laid side by side on a small canvas, each within its box: a watershed visits the pixels of a piece in
+    the same order there, because nothing passes from one piece to another.
+    """
     from skimage.segmentation import watershed as flood
 
-    found = flood(-inner, np.where(mask, markers, 0), mask=mask)
-    out[mask] = found[mask]
+    rows, columns = np.divmod(places, out.shape[1])
+    boxes, order = _boxes(piece, rows, columns)
+    top, left, shape = _shelves(boxes)
+    y, x = rows - boxes[0][order] + top[order], columns - boxes[1][order] + left[order]
+    mask, seeds, height = np.zeros(shape, bool), np.zeros(shape, np.int32), np.zeros(shape, inner.dtype)
+    mask[y, x], seeds[y, x], height[y, x] = True, markers[rows, columns], -inner[rows, columns]
+    out[rows, columns] = flood(height, seeds, mask=mask)[y, x]
+
+
+def _boxes(
+    piece: NDArray[np.int32], rows: NDArray[np.intp], columns: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the boxes of pieces, (4, N): first row and column, height, width; and which of them each pixel is in."""
+    _, order = np.unique(piece, return_inverse=True)
+    count = int(order.max()) + 1
+    first = np.full((2, count), np.iinfo(np.intp).max)
+    last = np.zeros((2, count), np.intp)
+    for axis, values in enumerate((rows, columns)):
+        np.minimum.at(first[axis], order, values)
+        np.maximum.at(last[axis], order, values)
+    return np.concatenate([first, last - first + 1]), order
+
+
+def _shelves(boxes: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp], tuple[int, int]]:
+    """Return where boxes go on a canvas without touching, row by row, the tallest first, and the canvas's shape."""
+    heights, widths = boxes[2], boxes[3]
+    across = max(int(widths.max()) + 1, int(np.sqrt(np.sum((heights + 1) * (widths + 1)))) + 1)
+    top, left = np.zeros_like(heights), np.zeros_like(widths)
+    y = x = tallest = 0
+    for box in np.argsort(-heights, kind="stable").tolist():
+        if x + widths[box] > across:
+            y, x, tallest = y + tallest + 1, 0, 0
+        top[box], left[box] = y, x
+        x, tallest = x + int(widths[box]) + 1, max(tallest, int(heights[box]))
+    return top, left, (y + tallest, across)
 
 
 # --- what is said of objects ------------------------------------------------------------------------------------------
