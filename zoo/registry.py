@@ -165,6 +165,7 @@ TABLES: dict[str, dict[str, str]] = {
         "phantom-smear": "zoo.data.phantom.reader_smear:SmearReader",
         "phantom-stains": "zoo.data.phantom.reader:StainsReader",
         "phantom-volume": "zoo.data.phantom.reader_volume:VolumeReader",
+        "voc": "zoo.data.readers.voc:VocReader",
         "wbc": "zoo.data.readers.wbc:WbcReader",
     },
     "writer": {
@@ -180,6 +181,7 @@ TABLES: dict[str, dict[str, str]] = {
     "target": {
         "box_assignment": "zoo.losses.detection:match",
         "box_cost": "zoo.losses.detection:match_cost",
+        "cerberus_ellipses": "zoo.families.cerberus.targets:ellipses",
         "cerberus_objects": "zoo.families.cerberus.targets:object_targets",
         "cerberus_patch_class": "zoo.families.cerberus.targets:patch_class",
     },

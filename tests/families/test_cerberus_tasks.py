@@ -18,7 +18,7 @@ from zoo.families.cerberus.model import Cerberus, annotated
 from zoo.recipe import Recipe
 from zoo.training.check import prepare
 from zoo.training.run import train
-from zoo.types import Batch, Instances, Label, Sample, Semantic
+from zoo.types import Batch, Boxes, Instances, Label, Sample, Semantic
 
 OBJECTS = {"kind": "objects"}
 TASKS: dict[str, Any] = {
@@ -210,6 +210,18 @@ def test_labels_of_any_type_with_gaps(dtype: Any) -> None:
     plain = (labels > 0).astype(np.int32) + (labels > 3)
     assert np.array_equal(made["nuclei"], targets(make(), {"nuclei": Instances(plain)}, nuclei=NUCLEI)["nuclei"])
     assert set(np.unique(made["nuclei"])) == {0, 1, 2}
+
+
+def test_boxes_become_ellipses() -> None:
+    """A cell of which only the box is known is the ellipse in it; where boxes stand for crowds nothing is known."""
+    boxes = Boxes(
+        np.array([[4, 4, 24, 20], [30, 30, 60, 60]], np.float32), np.ones(2, np.int64), None, np.array([0, 1]) > 0
+    )
+    made = targets(make(), {"nuclei": boxes}, nuclei={"kind": "boxes", "classes": ["cell"]})["nuclei"]
+    assert (made[12, 14], made[12, 4], made[5, 5], made[45, 45]) == (1, 2, 0, 255)
+    assert abs(int((made == 1).sum()) - np.pi * 9 * 7) < 20
+    none = Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    assert not targets(make(), {"nuclei": none}, nuclei={"kind": "boxes", "classes": ["cell"]})["nuclei"].any()
 
 
 def test_no_objects() -> None:

@@ -1,4 +1,4 @@
-"""BCCD: boxes in Pascal VOC files under `BCCD/`."""
+"""Boxes in Pascal VOC files: BCCD under `BCCD/`, and any folders of images with a file of the same name beside each."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from zoo.errors import DataError, UserError, suggest
 from zoo.types import Boxes, Sample
 
 _SPLITS = ("train", "val", "test")
+_PICTURES = (".jpeg", ".jpg", ".png", ".tif", ".tiff")
 
 
 class BccdReader(FolderReader):
@@ -48,17 +49,49 @@ class BccdReader(FolderReader):
         return self.sample(entry, image, {"cells": boxes})
 
 
-def read_boxes(path: Path, classes: Sequence[str], shape: Sequence[int]) -> Boxes:
+class VocReader(FolderReader):
+    """Images with `NAME.xml` beside `NAME.jpeg`, at any depth: boxes under the card's one key.
+
+    An image without a file is not annotated, unless its folder's name ends in `neg`: there nothing is to be found. The
+    box's class is looked up on the card; a card of one class takes every box.
+    """
+
+    def index(self) -> Sequence[Entry]:
+        """Return every image; ids are names, which must differ."""
+        found = [p for p in self.folder.rglob("*") if p.suffix.lower() in _PICTURES]
+        if not found:
+            raise UserError(f"{self.card.name}: {self.folder} holds no image. Expected .jpeg, .jpg, .png or .tif.")
+        entries = []
+        for path in sorted(found, key=lambda p: natural(p.relative_to(self.folder).as_posix())):
+            boxes = path.with_suffix(".xml")
+            files = {"image": path} | ({"boxes": boxes} if boxes.is_file() else {})
+            entries.append(Entry(path.stem, None, None, None, files, {"none": path.parent.name.endswith("neg")}))
+        return entries
+
+    def read(self, entry: Entry) -> Sample:
+        """Return image and boxes."""
+        image = read_rgb(entry.files["image"])
+        key, truth = next(iter(self.card.truths.items()))
+        if "boxes" in entry.files:
+            names = truth.classes if len(truth.classes) > 1 else None
+            return self.sample(entry, image, {key: read_boxes(entry.files["boxes"], names, image.shape[1:])})
+        if entry.extra.get("none"):
+            return self.sample(entry, image, {key: Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int64))})
+        return self.sample(entry, image, {})
+
+
+def read_boxes(path: Path, classes: Sequence[str] | None, shape: Sequence[int]) -> Boxes:
     """Return the boxes of a VOC file; corners are taken as half-open, classes count from 1, attribute: truncated.
 
-    Raises `DataError` where the file is not valid, names an unknown class or leaves the image.
+    `classes` None: every name is the one class. Raises `DataError` where the file is not valid, names an unknown class
+    or leaves the image.
     """
     try:
         root = ElementTree.parse(path).getroot()
         rows, kinds, cut = [], [], []
         for thing in root.iter("object"):
             name = thing.findtext("name", "")
-            if name not in classes:
+            if classes is not None and name not in classes:
                 raise DataError(f'{path}: unknown class "{name}". {suggest(name, classes)}')
             found = thing.find("bndbox")
             if found is None:
@@ -68,7 +101,7 @@ def read_boxes(path: Path, classes: Sequence[str], shape: Sequence[int]) -> Boxe
                 raise DataError(f"{path}: the box {box} leaves the image of {shape[0]} x {shape[1]} pixels.")
             if box[0] < box[2] and box[1] < box[3]:
                 rows.append(box)
-                kinds.append(classes.index(name) + 1)
+                kinds.append(1 if classes is None else classes.index(name) + 1)
                 cut.append([int(thing.findtext("truncated", "-1"))])
     except (ElementTree.ParseError, ValueError, OSError) as error:
         raise DataError(f"{path}: the file is no Pascal VOC annotation ({error}).") from None

@@ -15,10 +15,10 @@ from zoo.data import truths
 from zoo.errors import DataError
 from zoo.families.cerberus.options import BACKGROUND, CerberusOptions, Task
 from zoo.families.cerberus.targets import IGNORE
-from zoo.types import Instances, Kind, Label, Sample, Semantic
+from zoo.types import Boxes, Instances, Kind, Label, Sample, Semantic
 
 KINDS: Mapping[str, tuple[Kind, ...]] = {
-    "objects": ("instances",),
+    "objects": ("instances", "boxes"),
     "classes": ("instances", "semantic"),
     "patch": ("label", "semantic"),
 }
@@ -134,7 +134,7 @@ class CerberusTargets:
             task = self.options.tasks[name]
             try:
                 if task.kind == "objects":
-                    made |= self._objects(name, task, truth)
+                    made |= self._objects(name, task, truth, sample.shape)
                 elif task.kind == "classes":
                     made[name] = class_map(truth, task, card)
                 else:
@@ -143,14 +143,21 @@ class CerberusTargets:
                 raise DataError(f"{self.dataset}: {sample.id}: {self.options.truth_of(name)}: {error}.") from None
         return made
 
-    def _objects(self, name: str, task: Task, truth: Any) -> dict[str, NDArray[Any]]:
-        if not isinstance(truth, Instances):
-            raise ValueError(f"a truth of kind {truth.kind} has no objects. Expected instances")
-        labels = whole_numbers(truth.map)
+    def _objects(self, name: str, task: Task, truth: Any, shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:
+        unknown: NDArray[Any] | None = None
+        if isinstance(truth, Boxes):
+            draw = registry.get("target", "cerberus_ellipses")
+            crowd = np.zeros(len(truth.xyxy), bool) if truth.crowd is None else truth.crowd
+            labels = draw(truth.xyxy[~crowd], shape)
+            unknown = draw(truth.xyxy[crowd], shape) > 0 if crowd.any() else None
+        elif isinstance(truth, Instances):
+            labels, unknown = whole_numbers(truth.map), truth.ignore
+        else:
+            raise ValueError(f"a truth of kind {truth.kind} has no objects. Expected instances or boxes")
         make = registry.get("target", "cerberus_objects")
         target, weight = make(labels, task.rule_of(name).contour, w0=task.border)
-        if truth.ignore is not None:
-            target = np.where(truth.ignore, IGNORE, target).astype(np.uint8)
+        if unknown is not None:
+            target = np.where(unknown, IGNORE, target).astype(np.uint8)
         return {name: target, name + WEIGHT: weight}
 
     def _patch(self, task: Task, card: TruthCard, truth: Any, shape: tuple[int, ...]) -> int:

@@ -130,3 +130,20 @@ def patch_class(classes: NDArray[Any], window: int, ignore: int = IGNORE) -> int
     middle = classes[centre(classes.shape, (min(window, height), min(window, width)))]
     counts = np.bincount(middle[middle != ignore].ravel().astype(np.int64))
     return int(counts.argmax()) if counts.size and counts.max() > 0 else ignore
+
+
+def ellipses(xyxy: NDArray[Any], shape: Sequence[int]) -> Labels:
+    """Return instances (H, W) int32 for boxes (N, 4): the ellipse in each, ids 1..N, smaller ones over larger ones.
+
+    For cells that are annotated by boxes only: a round cell fills its box but for the corners.
+    """
+    out = np.zeros(tuple(shape), np.int32)
+    size = np.prod(xyxy[:, 2:] - xyxy[:, :2], axis=1) if len(xyxy) else np.zeros(0)
+    for number in np.argsort(-size, kind="stable").tolist():
+        x0, y0, x1, y1 = (float(v) for v in xyxy[number])
+        top, left = max(0, int(np.floor(y0))), max(0, int(np.floor(x0)))
+        bottom, right = min(out.shape[0], int(np.ceil(y1))), min(out.shape[1], int(np.ceil(x1)))
+        y, x = np.ogrid[top:bottom, left:right]
+        across, down = (x + 0.5 - (x0 + x1) / 2) / max(x1 - x0, 1e-6), (y + 0.5 - (y0 + y1) / 2) / max(y1 - y0, 1e-6)
+        out[top:bottom, left:right][across**2 + down**2 <= 0.25] = number + 1
+    return out
