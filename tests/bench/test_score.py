@@ -151,6 +151,14 @@ def test_an_output_answers_to_its_key_or_to_the_only_truth_that_fits() -> None:
     assert score.tasks(family, two) == []
 
 
+def test_a_model_of_several_truths_is_judged_by_its_own_keys() -> None:
+    """Glands are not judged on nuclei because a dataset has nothing else."""
+    tasks = {"gland": {"kind": "objects", "truth": "glands"}, "nuclei": {"kind": "objects"}}
+    family = build.create("cerberus", {"encoder": "test_resnet", "widths": [8] * 5, "tasks": tasks})
+    found = score.tasks(family, card(nuclei={"kind": "instances", "classes": ["nucleus"]}))
+    assert {t.output: t.truth for t in found} == {"nuclei": "nuclei"}
+
+
 def test_a_model_of_one_class_is_judged_on_all_foreground() -> None:
     family = darkness()
     several = card(squares={"kind": "instances", "classes": ["red one", "blue one"]})

@@ -103,13 +103,14 @@ def tasks(family: Family, card: DatasetCard, wanted: Sequence[str] | None = None
     """Return what of a model can be judged on a dataset.
 
     An output answers to the truth of its own key; where the dataset has no such key, to the dataset's only truth of a
-    kind that fits. An output that answers to none is left out. A model whose outputs answer to several truths is judged
-    by its own keys alone: its glands are not the dataset's nuclei, because that has nothing else.
+    kind that fits. An output that answers to none is left out. A model whose outputs of one kind answer to several
+    truths is judged by its own keys alone: its glands are not the dataset's nuclei because that has nothing else.
     """
     outputs = family.spec.outputs
-    several = len({output.truth for output in outputs.values()}) > 1
     found = []
     for name, output in outputs.items():
+        alike = [o for o in outputs.values() if set(FITS.get(o.kind, ())) & set(FITS.get(output.kind, ()))]
+        several = len({o.truth for o in alike}) > 1
         if several and output.truth not in card.truths:
             continue
         try:
