@@ -33,13 +33,14 @@ def main() -> int:
     parser.add_argument(
         "--resolve", action="store_true", help="only ask pip whether they fit together; installs nothing"
     )
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="make the environment there, and use one that is")
     args = parser.parse_args()
     pins = bounds()
     if args.list:
         print("\n".join(pins))
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        environment = Path(folder) / "venv"
+        environment = args.keep or Path(folder) / "venv"
         subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
         python = str(environment / "bin" / "python")
         install = [python, "-m", "pip", "install", "--quiet"]

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -292,22 +293,43 @@ def describe(schema: type[BaseModel], prefix: str = "") -> list[tuple[str, str, 
 
 
 def _default(value: Any) -> str:
+    if isinstance(value, Component):
+        return value.name if value == Component(name=value.name) else _flow(value.model_dump(exclude_defaults=True))
     if isinstance(value, BaseModel):
         return "see below"
+    return _flow(value)
+
+
+def _flow(value: Any) -> str:
+    """Return a value as YAML would have it on one line."""
+    if isinstance(value, Component):
+        return _default(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k}: {_flow(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple | set | frozenset):
+        return "[" + ", ".join(map(_flow, value)) + "]"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _type_name(annotation: Any) -> str:
-    text = str(annotation) if not isinstance(annotation, type) else annotation.__name__
-    for long, short in (
-        ("typing.", ""),
-        ("zoo.schema.", ""),
-        ("zoo.recipe.", ""),
-        ("NoneType", "none"),
-        ("None", "none"),
-    ):
-        text = text.replace(long, short)
-    return text
+    """Return what may be written, as a reader of YAML says it: "int", "a | b", "list of str"."""
+    parts = get_args(annotation)
+    kind = get_origin(annotation)
+    if kind is Annotated:
+        return _type_name(parts[0])
+    if kind is Literal:
+        return " | ".join(map(_flow, parts))
+    if kind in (Union, UnionType):
+        return " | ".join(dict.fromkeys(map(_type_name, parts)))
+    if kind is tuple and Ellipsis not in parts:
+        return "[" + ", ".join(map(_type_name, parts)) + "]"
+    if kind in (tuple, list, set, frozenset, Sequence):
+        return f"list of {_type_name(parts[0])}"
+    if kind in (dict, Mapping):
+        return "mapping" if parts[1] is Any else f"mapping to {_type_name(parts[1])}"
+    if annotation in (None, type(None)):
+        return "none"
+    return "any" if annotation is Any else getattr(annotation, "__name__", str(annotation))
 
 
 Check = Callable[[Any], list[Problem]]

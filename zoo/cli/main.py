@@ -97,20 +97,6 @@ def overview() -> str:
     return "\n".join(lines)
 
 
-def wrapped(text: str) -> str:
-    """Return a docstring in 80 columns: paragraphs filled, indented lines and command lines as they are."""
-    from zoo.cli.text import paragraph
-
-    found = []
-    for part in text.strip().split("\n\n"):
-        lines = part.splitlines()
-        if all(line.startswith("zoo ") for line in lines):  # ruff takes an indent away that all lines have
-            lines = [f"  {line}" for line in lines]
-        kept = [line for line in lines if line.startswith(" ")]
-        found.append("\n".join(kept) if kept else paragraph(part))
-    return "\n\n".join(found)
-
-
 def run(words: Sequence[str]) -> int:
     """Run one command line and return its exit status; exceptions pass."""
     if not words or words[0] in ("-h", "--help", "help"):
@@ -124,6 +110,8 @@ def run(words: Sequence[str]) -> int:
     if words[0].startswith("-"):
         raise UserError(f'zoo: no option "{words[0]}". Expected a command first. See: zoo --help')
     module = choose("zoo", COMMANDS, words[0])
+    from zoo.cli.text import wrapped
+
     parser = Parser(f"zoo {words[0]}", wrapped(module.__doc__ or ""))
     module.add_arguments(parser)
     status: int = module.run(parser.parse(words[1:]))

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from zoo.cli.text import as_json, paragraph, table
+from zoo.cli.text import as_json, paragraph, table, wrapped
 from zoo.errors import UserError, counted, suggest
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _fields(rows: list[tuple[str, str, str, str]]) -> str:
     """Return a paragraph a field: key, type, default, meaning."""
     found = []
     for key, kind, default, meaning in rows:
-        head = f"  {key}  ({kind.split('.')[-1] if '.' in kind and ' ' not in kind else kind}; {default})"
+        head = f"  {key}  ({kind}; {default})"
         found.append(paragraph(head.strip(), "      ", "  ") + "\n" + paragraph(meaning, "      "))
     return "\n".join(found)
 
@@ -207,10 +207,10 @@ def _component(kind: str) -> Callable[[str], Page | None]:
         if name not in registry.table(kind):
             return None
         found = registry.get(kind, name)
-        signature = str(inspect.signature(found))
+        signature = str(inspect.signature(found)).replace("'", "")  # annotations that are not evaluated have quotes
         text = inspect.cleandoc(found.__doc__ or "")
         values = {"kind": kind, "name": name, "arguments": signature, "text": text}
-        return values, paragraph(f"{kind} {name}{signature}", "    ", "") + f"\n\n{text}"
+        return values, paragraph(f"{kind} {name}{signature}", "    ", "") + f"\n\n{wrapped(text)}"
 
     return page
 

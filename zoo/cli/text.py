@@ -46,6 +46,18 @@ def paragraph(text: str, indent: str = "", first: str | None = None) -> str:
     )
 
 
+def wrapped(text: str) -> str:
+    """Return a docstring in 80 columns: paragraphs filled, indented lines and command lines as they are."""
+    found = []
+    for part in text.strip().split("\n\n"):
+        lines = part.splitlines()
+        if all(line.startswith("zoo ") for line in lines):  # ruff takes an indent away that all lines have
+            lines = [f"  {line}" for line in lines]
+        laid_out = any(line.startswith(" ") for line in lines)
+        found.append("\n".join(lines) if laid_out else paragraph(part))
+    return "\n\n".join(found)
+
+
 def as_json(value: Any) -> str:
     """Return JSON that a person can read too."""
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
