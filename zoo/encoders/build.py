@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,21 @@ def build_encoder(name: str, *, in_channels: int = 3, weights: str | Path = "non
     if in_channels < 1:
         raise UserError(f"encoder {name}: in_channels is {in_channels}. Expected 1 or more.")
     found = pretrained.find(info, weights)
-    if info.source == "timm":
-        from zoo.encoders.timm_models import build
-    else:
-        from zoo.encoders.smp_models import build
+    build = _builder(info.source)
     if found is None:
         encoder = build(info, in_channels, None, None, arguments)
     else:
         encoder = pretrained.filled(build, info, in_channels, found, arguments)
     encoder.name, encoder.weights = info.name, "none" if found is None else found.label
     return encoder
+
+
+def _builder(source: str) -> Callable[..., Encoder]:
+    import torch
+
+    with torch.device("cpu"):  # libraries make tensors when they are imported, which fails where a caller is on "meta"
+        if source == "timm":
+            from zoo.encoders.timm_models import build
+        else:
+            from zoo.encoders.smp_models import build
+    return build
