@@ -373,17 +373,19 @@ def pictures(prediction: PicturePrediction, truth: Picture) -> picture.Pair:
 def _boxes(task: Task, prediction: BoxesPrediction, truth: Boxes | Instances) -> boxes.Pair:
     """Return both sets of boxes; classes and attributes are compared by name.
 
-    Boxes of a class that the dataset never names are neither right nor wrong, and left out. Objects are judged by the
-    boxes around them; classes of the truth become the model's as in its training (`merge`).
+    Boxes of a class that only one of the two sides names are neither right nor wrong, and left out. Objects are judged
+    by the boxes around them; classes of the truth become the model's as in its training (`merge`).
     """
     there = boxes_of(truth) if isinstance(truth, Instances) else truth
     becomes = {source: name for name, sources in task.merge.items() for source in sources}
     names = [becomes.get(name, name) for name in task.truth_classes]
     theirs = list(dict.fromkeys(names))
     table = np.array([0, *(theirs.index(name) + 1 for name in names)], np.int64)
+    known = np.array([names[int(c) - 1] in (*prediction.classes, "ignore") for c in there.classes], bool)
     left_out = np.array([names[int(c) - 1] == "ignore" for c in there.classes], bool)
-    crowd = left_out if there.crowd is None else left_out | there.crowd
-    true = boxes.Boxes(there.xyxy, table[there.classes], None, crowd if crowd.any() else None, there.attributes)
+    crowd = (left_out if there.crowd is None else left_out | there.crowd)[known]
+    said = None if there.attributes is None else there.attributes[known]
+    true = boxes.Boxes(there.xyxy[known], table[there.classes[known]], None, crowd if crowd.any() else None, said)
     ours = _predicted(prediction, theirs, task.attributes)
     weaker = None if prediction.weaker is None else _predicted(prediction.weaker, theirs, task.attributes)
     return boxes.Pair(ours, true, weaker)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,13 +49,47 @@ def deformable_sample(value: Tensor, sizes: Sizes, locations: Tensor, weights: T
         index = ((row + image)[:, :, :, :, None] + x[:, :, :, None]) * M + head  # (B, Q, M, 2, 2, L, K)
         across, down = share.unbind(-1)
         mixed = (down * weights.float()[:, :, :, None])[:, :, :, :, None] * across[:, :, :, None]
-        found = F.embedding_bag(
-            index.flatten(3).flatten(0, 2),
-            value.float().reshape(B * S * M, d),
-            mode="sum",
-            per_sample_weights=mixed.flatten(3).flatten(0, 2),
-        )
+        table = value.float().reshape(B * S * M, d)
+        rows, shares = index.flatten(3).flatten(0, 2), mixed.flatten(3).flatten(0, 2)
+        found: Tensor
+        if device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            found = _Mix.apply(table, rows, shares)
+        else:
+            found = F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares)
     return found.view(B, Q, M * d).to(value.dtype)
+
+
+class _Mix(torch.autograd.Function):
+    """Weighted sums of rows of a table, with a gradient that is one too: that of a row is a sum over the bags it is in.
+
+    On a CPU torch's own gradient of the table takes most of a step's time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
+        """Return (N, d) for a table (T, d), rows (N, k) and shares (N, k)."""
+        ctx.save_for_backward(table, rows, shares)
+        return F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        """Return the gradients of the table and of the shares."""
+        table, rows, shares = ctx.saved_tensors
+        gradient, flat, k = gradients[0].contiguous(), rows.flatten(), rows.shape[1]
+        of_table = of_shares = None
+        if ctx.needs_input_grad[0]:
+            order = flat.argsort()
+            counts = torch.bincount(flat, minlength=len(table))
+            bags = torch.div(order, k, rounding_mode="floor")
+            of_table = F.embedding_bag(
+                bags, gradient, counts.cumsum(0) - counts, mode="sum", per_sample_weights=shares.flatten()[order]
+            )
+        if ctx.needs_input_grad[2]:
+            offsets = torch.arange(len(rows), device=rows.device)
+            of_shares = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+                gradient, table, flat, offsets * k, offsets.repeat_interleave(k), 0
+            ).view_as(shares)
+        return of_table, None, of_shares
 
 
 class DeformableAttention(nn.Module):
