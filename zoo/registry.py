@@ -20,6 +20,7 @@ TABLES: dict[str, dict[str, str]] = {
         "cerberus": "zoo.families.cerberus:Cerberus",
         "detr": "zoo.families.detr:Detr",
         "stardist": "zoo.families.stardist:StarDist",
+        "translation": "zoo.families.translation:Translation",
         "unet": "zoo.families.unet:UNet",
     },
     "converter": {
@@ -27,6 +28,7 @@ TABLES: dict[str, dict[str, str]] = {
         "mfds-detr": "zoo.families.detr.published:convert_file",
         "plain": "zoo.weights.convert:plain_state_dict",
         "stardist": "zoo.families.stardist.convert:folder",
+        "pix2pix-code-base": "zoo.families.translation.published:convert_file",
         "zoo": "zoo.weights.convert:zoo_file",
     },
     "decoder": {
@@ -125,6 +127,7 @@ TABLES: dict[str, dict[str, str]] = {
     "schedule": {
         "constant": "zoo.training.optim:Constant",
         "cosine": "zoo.training.optim:Cosine",
+        "linear-decay": "zoo.training.optim:LinearDecay",
         "plateau": "zoo.training.optim:Plateau",
         "poly": "zoo.training.optim:Poly",
     },
@@ -159,6 +162,7 @@ TABLES: dict[str, dict[str, str]] = {
         "leukemia-attri": "zoo.data.readers.coco:LeukemiaAttriReader",
         "nifti": "zoo.data.readers.nifti:NiftiReader",
         "package": "zoo.data.readers.package:PackageReader",
+        "pairs": "zoo.data.readers.pairs:PairsReader",
         "phantom": "zoo.data.phantom.reader:PhantomReader",
         "phantom-mif": "zoo.data.phantom.reader:MifReader",
         "phantom-slide": "zoo.data.phantom.reader_slide:SlideReader",
@@ -200,6 +204,7 @@ TABLES: dict[str, dict[str, str]] = {
         "kimianet": "zoo.families.cerberus.kimianet:answer",
         "leukemia-attri": "zoo.families.detr.cases:answer",
         "mfds-detr": "zoo.families.detr.cases:answer",
+        "asp": "zoo.families.translation.cases:answer",
         "asp/metric": "zoo.metrics.cases:answer",
         "mfds-detr/metric": "zoo.metrics.cases:answer",
         "miphei-vit/metric": "zoo.metrics.cases:answer",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from zoo import registry
 from zoo.errors import UserError
 from zoo.schema import Component
-from zoo.training.optim import Constant, Cosine, Plateau, Poly, make
+from zoo.training.optim import Constant, Cosine, LinearDecay, Plateau, Poly, make
 
 
 def test_cosine_after_warm_up() -> None:
@@ -55,7 +55,7 @@ def test_a_factor_is_in_0_1_and_never_rises_after_warm_up(
 
 def test_every_registered_part_is_there() -> None:
     assert registry.names("optimizer") == ["adam", "adamw", "sgd"]
-    assert registry.names("schedule") == ["constant", "cosine", "plateau", "poly"]
+    assert registry.names("schedule") == ["constant", "cosine", "linear-decay", "plateau", "poly"]
     parameter = torch.nn.Parameter(torch.zeros(1))
     for name in registry.names("optimizer"):
         made = make("optimizer", Component(name=name), [{"params": [parameter]}])
@@ -83,3 +83,13 @@ def test_mistakes(kind: str, component: dict[str, object], words: str) -> None:
     with pytest.raises(UserError) as caught:
         make(kind, Component.model_validate(component), *given_)
     assert words in str(caught.value)
+
+
+def test_linear_decay_is_the_published_staircase() -> None:
+    """30 + 10 epochs: 1 up to epoch 30, then 10/11, 9/11, ... 1/11; a step an epoch, however many batches it has."""
+    schedule = LinearDecay(constant=30, decay=10)
+    for batches in (1, 7):
+        found = [schedule.factor(batch, 40 * batches) for batch in range(40 * batches)]
+        for epoch in range(1, 41):
+            expected = 1 - max(0, epoch - 30) / 11
+            assert found[(epoch - 1) * batches : epoch * batches] == pytest.approx([expected] * batches)

@@ -4,6 +4,7 @@ zoo data fetch bccd                 download it, or say how, then check it
 zoo data check glas                 is the copy whole, and does anything leak
 zoo data init FOLDER --um 0.5       write FOLDER/zoo-dataset.yaml
 zoo data sample phantom-smear difficulty=hard --count 16 --sheet --out DIR
+zoo data align phantom-stains       how far pictures of the same field lie off it
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from zoo.cli.text import as_json, paragraph
 from zoo.errors import UserError, counted
 
-ACTIONS = ("check", "fetch", "init", "sample")
+ACTIONS = ("align", "check", "fetch", "init", "sample")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `zoo data`."""
     parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help=", ".join(ACTIONS))
-    parser.add_argument("names", nargs="+", metavar="NAME", help="dataset name or folder; sample takes key=value too")
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", help="dataset name or folder; sample and align take key=value"
+    )
     check = parser.add_argument_group("check")
     check.add_argument("--between", action="store_true", help="also look for images that the datasets share")
     check.add_argument("--json", action="store_true", help="for machines")
@@ -42,12 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sample.add_argument("--out", metavar="DIR", help="folder to write into")
     sample.add_argument("--split", default="all", help="split (default all)")
     sample.add_argument("--count", type=int, default=3, metavar="N", help="how many (default 3)")
+    align = parser.add_argument_group("align")
+    align.add_argument("--picture", metavar="KEY", help="truth to compare with the image (default: the only picture)")
+    align.add_argument("--reach", type=int, default=24, metavar="N", help="largest offset looked for (default 24)")
     sample.add_argument("--sheet", action="store_true", help="also NAME.sheet.png: all of it to look at")
 
 
 def run(args: argparse.Namespace) -> int:
     """Do what the action says."""
-    return {"check": _check, "fetch": _fetch, "init": _init, "sample": _sample}[args.action](args)
+    return {"check": _check, "fetch": _fetch, "init": _init, "sample": _sample, "align": _align}[args.action](args)
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -132,22 +139,44 @@ def _init(args: argparse.Namespace) -> int:
     return 0
 
 
+def _arguments(args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
+    """Return the datasets that are named, and what `key=value` says to their readers."""
+    from zoo.recipe import apply_overrides
+    from zoo.schema import Document
+
+    told = Document({}, file=f"zoo data {args.action}")
+    apply_overrides(told, [word for word in args.names if "=" in word])
+    names = [word for word in args.names if "=" not in word]
+    if not names:
+        raise UserError(f"zoo data {args.action}: no dataset is named. See: zoo list datasets")
+    return names, told.values
+
+
+def _align(args: argparse.Namespace) -> int:
+    from zoo.data import open_dataset
+    from zoo.data.registration import align
+
+    names, arguments = _arguments(args)
+    progress = _progress if sys.stderr.isatty() else None
+    found = []
+    for name in names:
+        dataset = open_dataset(name, split=args.split, arguments=arguments)
+        found.append(align(dataset, args.picture, reach=args.reach, progress=progress))
+    if args.json:
+        print(as_json([one.values() for one in found]))
+    else:
+        print("\n".join(line for one in found for line in one.lines()))
+    return 1 if any(one.failures for one in found) else 0
+
+
 def _sample(args: argparse.Namespace) -> int:
     if not args.out:
         raise UserError("zoo data sample: --out DIR is missing. Say where to write")
     from zoo.data.samples import write_samples
-    from zoo.recipe import apply_overrides
-    from zoo.schema import Document
 
-    told = Document({}, file="zoo data sample")
-    apply_overrides(told, [word for word in args.names if "=" in word])
-    names = [word for word in args.names if "=" not in word]
-    if not names:
-        raise UserError("zoo data sample: no dataset is named. See: zoo list datasets")
+    names, arguments = _arguments(args)
     for name in names:
         out = Path(args.out) / name if len(names) > 1 else Path(args.out)
-        for path in write_samples(
-            name, out, split=args.split, count=args.count, arguments=told.values, sheet=args.sheet
-        ):
+        for path in write_samples(name, out, split=args.split, count=args.count, arguments=arguments, sheet=args.sheet):
             print(path)
     return 0

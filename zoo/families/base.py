@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -70,8 +71,9 @@ class IOSpec:
     spatial size must be a multiple of it (forward pads and crops by itself; tiles are chosen so that it need not).
     `margin`: pixels at a tile's border whose values depend on what lies outside. `scale`: output pixels per input
     pixel, one number or one an axis. `stitch`: what is merged over tiles. `local`: whether decoding is pixelwise, so
-    that a large image can be decoded band by band. `extent`: the largest object in model pixels, for block-wise
-    decoding. `padding`: how an image is continued beyond its end ("reflect" does not repeat the last pixel).
+    that a large image can be decoded band by band. `survey`: tiles spread over a large picture that the family sees
+    before it is predicted (`Family.survey`). `extent`: the largest object in model pixels, for block-wise decoding.
+    `padding`: how an image is continued beyond its end ("reflect" does not repeat the last pixel).
 
     Of volumes: `spacing`, um per voxel of each axis that the model was trained at; `divisors` and `tiles`, one number
     an axis where axes differ.
@@ -89,6 +91,7 @@ class IOSpec:
     scale: float | tuple[float, ...] = 1.0
     stitch: Literal["maps", "objects", "latents"] = "maps"
     local: bool = False
+    survey: int = 0
     extent: int = 128
     padding: Literal["symmetric", "reflect"] = "symmetric"
     spacing: tuple[float, ...] | None = None
@@ -284,6 +287,14 @@ class Family(nn.Module):
     def infer(self, inputs: Mapping[str, Tensor], *, rng: torch.Generator | None = None, **options: Any) -> Maps:
         """Return the raw maps of a prediction; a generator samples here and takes its randomness from `rng`."""
         return self.forward(inputs)
+
+    def survey(self, tiles: Tensor) -> AbstractContextManager[None]:
+        """Return the context in which a large picture is predicted, of which these are `spec.survey` tiles or so.
+
+        `tiles`: (B, C, h, w), not yet prepared. A family whose output depends on statistics of the whole takes them
+        here, so that neighbouring tiles agree.
+        """
+        return nullcontext()
 
     def activate(self, maps: Maps) -> Maps:
         """Return maps that may be averaged over overlapping tiles: softmax, sigmoid or as they are, as `spec` says."""

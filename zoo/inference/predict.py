@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -27,6 +28,8 @@ from zoo.inference.stitch import Band, Runner, stitched
 from zoo.inference.windows import Plan, plan
 from zoo.types import Geometry, InstancesPrediction, Prediction
 
+SURVEYED = 256
+"""Side of the tiles of a survey, in model pixels, at most."""
 WHOLE = 2**24
 """Pixels on the model's grid up to which a picture is decoded in one piece."""
 
@@ -192,12 +195,30 @@ def _parts(family: Family, source: Source, settings: Settings) -> Iterator[Part]
         yield from blocks.tiles(family, runner, grid, tiles, source.shape, settings.batch, settings.decode)
         return
     bands = stitched(runner, grid, tiles, settings.batch, spec.scales)
-    if is_local(family):
-        yield from _local(family, bands, out, source.shape, settings)
-    elif out[0] * out[1] <= settings.whole:
-        yield _whole(family, bands, out, shape, source.shape, settings)
-    else:
-        yield from blocks.large(family, bands, out, shape, source.shape, settings.decode)
+    with _surveyed(runner.family, source, shape, tiles):
+        if is_local(family):
+            yield from _local(family, bands, out, source.shape, settings)
+        elif out[0] * out[1] <= settings.whole:
+            yield _whole(family, bands, out, shape, source.shape, settings)
+        else:
+            yield from blocks.large(family, bands, out, shape, source.shape, settings.decode)
+
+
+def _surveyed(family: Family, source: Source, shape: tuple[int, int], tiles: Plan) -> AbstractContextManager[None]:
+    """Return the context of a picture of several tiles, of which the family has seen some spread over the whole."""
+    spec = family.spec
+    if not spec.survey or tiles.count == 1:
+        return nullcontext()
+    grid = ModelGrid(source, shape, tiles.columns.padded, spec.padding)
+    sides = [max(spec.divisor, min(SURVEYED, spec.tile, n) // spec.divisor * spec.divisor) for n in shape]
+    most = math.isqrt(spec.survey)
+    starts = [
+        np.linspace(0, max(n - side, 0), min(most, -(-n // side))).round().astype(int)
+        for n, side in zip(shape, sides, strict=True)
+    ]
+    bands = (grid.band(int(y), int(y) + sides[0]) for y in starts[0])
+    seen = np.stack([band[:, x : x + sides[1]] for band in bands for x in starts[1]])
+    return family.survey(torch.from_numpy(seen).to(family.device).permute(0, 3, 1, 2))
 
 
 def _runner(family: Family, source: Source, settings: Settings, count: int) -> Runner:

@@ -105,6 +105,23 @@ class Poly(Constant):
         return float((1 - share) ** self.power)
 
 
+class LinearDecay(Constant):
+    """1 for `constant` epochs, then a step down each epoch so that `decay` more would leave 0: `1 - n / (decay + 1)`.
+
+    The schedule of pix2pix, CycleGAN and CUT. The numbers are shares of the training, whatever its real epochs are.
+    """
+
+    def __init__(self, warmup: float = 0.0, constant: int = 100, decay: int = 100) -> None:
+        super().__init__(warmup)
+        if constant < 0 or decay < 1:
+            raise ValueError(f"constant = {constant}, decay = {decay} will not do. Expected 0 or more, and 1 or more")
+        self.constant, self.decay = constant, decay
+
+    def after(self, share: float) -> float:
+        epoch = int(share * (self.constant + self.decay) + 1e-6) + 1
+        return 1 - max(0, epoch - self.constant) / (self.decay + 1)
+
+
 class Plateau(Constant):
     """Multiply by `reduce` after `patience` validations without a better monitored value, down to `end`."""
 

@@ -1,0 +1,274 @@
+"""The family translation: every objective and network, the published layouts, statistics of whole pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import pytest
+import torch
+from tester import FamilyTester
+from torch import Tensor
+
+from zoo import paths
+from zoo.errors import DataError
+from zoo.families import build
+from zoo.families.translation import Translation, published
+from zoo.families.translation.model import PictureTarget
+from zoo.families.translation.procedure import Adversarial
+from zoo.families.translation.terms import Pass
+from zoo.types import Batch, Picture, Sample
+from zoo.verify.run import verify
+
+SMALL: dict[str, Any] = {"generator": {"width": 4, "blocks": 1}, "initial": {"name": "torch"}, "truth": "ihc"}
+
+
+class TestTranslation(FamilyTester):
+    family = "translation"
+    size = (64, 64)
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cyclegan": {
+            **SMALL,
+            "paired": False,
+            "discriminator": {"width": 4, "layers": 2, "norm": "none"},
+            "objective": ["gan", {"name": "cycle", "weight": 10}, {"name": "identity", "weight": 5}],
+        },
+        "cut": {
+            **SMALL,
+            "discriminator": {"width": 4, "name": "multiscale", "layers": 1, "mode": "hinge", "penalty": "r1"},
+            "features": {"layers": [0, 4, 8], "width": 8, "patches": 8},
+            "objective": ["gan", "patch_nce", "identity_nce"],
+            "flip_equivariance": True,
+        },
+        "pix2pix": {
+            **SMALL,
+            "generator": {"name": "unet", "width": 4, "downs": 5, "norm": "batch"},
+            "discriminator": {"width": 4, "name": "pixel", "conditional": True, "norm": "batch", "mode": "vanilla"},
+            "objective": ["gan", {"name": "l1", "weight": 100}, "perceptual"],
+        },
+        "encoder": {
+            **SMALL,
+            "generator": {"name": "encoder", "width": 4, "encoder": "mobilenetv3_small_050", "norm": "batch"},
+            "discriminator": {"width": 4, "layers": 1, "mode": "wgangp", "penalty": "wgan-gp", "norm": "none"},
+            "features": {"layers": [1, 2], "width": 8, "patches": 8},
+            "objective": ["gan", "octaves", {"name": "supervised_nce", "weight": 2}],
+        },
+    }
+
+    def batch(self, family: Any, B: int = 2) -> Batch:
+        found = super().batch(family, B)
+        if not family.options.paired:  # the other domain is a stream of its own
+            found.others["target"] = Batch({"image": 255 - found.inputs["image"]})
+        return found
+
+
+def made(**options: Any) -> Translation:
+    torch.manual_seed(0)
+    return cast(Translation, build.create("translation", {**Translation.tiny(), **options}))
+
+
+# --- published --------------------------------------------------------------------------------------------------------
+
+
+def test_published_cases() -> None:
+    root = paths.parity_root()
+    if root is None or not (root / "asp").is_dir():
+        pytest.skip("the published cases are not on this machine (set ZOO_PARITY)")
+    reports = [verify(path.stem, path) for path in sorted((root / "asp").glob("*.json"))]
+    assert len(reports) >= 16
+    assert not [report.line() for report in reports if not report.ok]
+
+
+def old_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a generator's state dict under the names of the published code."""
+    words = {new: old for old, new in published._SPECTRAL.items()}
+    found = {}
+    for name, value in state.items():
+        for new, old in words.items():
+            name = name.replace(new, old)
+        found[name] = value
+    return found
+
+
+@pytest.mark.parametrize(
+    "generator",
+    [
+        {"width": 4, "blocks": 6, "spectral": True},
+        {"width": 4, "blocks": 9, "norm": "batch", "dropout": True, "antialias": False, "antialias_up": False},
+        {"width": 4, "blocks": 4, "antialias": False},
+        {"name": "unet", "width": 4, "downs": 7, "norm": "batch"},
+    ],
+    ids=["asp", "pyramidpix2pix", "mixed", "unet"],
+)
+def test_a_published_file_says_its_options(generator: dict[str, Any], tmp_path: Path) -> None:
+    """A generator's file alone gives back what was built, and predicts the same."""
+    from zoo.weights.convert import Files
+
+    family = made(generator=generator, discriminator=None, objective=["l1"], features={})
+    state = old_names(family.generator.state_dict())
+    if family.options.generator.antialias and generator.get("name") != "unet":
+        state["model.7.filt"] = torch.zeros(8, 1, 3, 3)
+    path = tmp_path / "latest_net_G.pth"
+    torch.save(state, path)
+    converted = published.convert_file(Files(tmp_path, path))
+    again = cast(Translation, build.create(converted.family, converted.options))
+    again.load_state_dict(dict(converted.tensors), strict=True)
+    image = torch.rand(1, 3, 128, 128) * 2 - 1
+    with torch.inference_mode():
+        torch.testing.assert_close(again.paint(image), family.paint(image))
+
+
+def test_numbered_discriminators_are_renamed() -> None:
+    judge = made(discriminator={"width": 4, "layers": 3}).judge
+    assert judge is not None
+    state = judge.state_dict()
+    last = max(int(name.split(".")[1]) for name in state if name.startswith("enc.")) + 3
+    numbered = {
+        name.replace("enc.", "model.").replace("final_conv", f"model.{last}"): value for name, value in state.items()
+    }
+    judge.load_state_dict(published.convert(numbered), strict=True)
+
+
+# --- objective --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Recorder:
+    progress: float = 0.5
+    batch_index: int = 0
+    generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    terms: dict[str, Any] = field(default_factory=dict)
+
+    def update(self, player: str, loss: Tensor, *, retain: bool = False) -> None:
+        self.losses[player] = loss
+        if loss.requires_grad:
+            loss.backward(retain_graph=True)
+
+    def log(self, terms: Any) -> None:
+        self.terms.update(terms)
+
+
+def pair_batch(seed: int = 0) -> Batch:
+    rng = np.random.default_rng(seed)
+    a, b = (torch.from_numpy(rng.integers(0, 256, (2, 3, 64, 64), dtype=np.uint8)) for _ in range(2))
+    return Batch({"image": a}, {"picture": b}, {"picture": torch.tensor([True, True])})
+
+
+def test_features_are_computed_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = made().train()
+    count = {"features": 0, "forward": 0}
+    features, forward = family.generator.features, family.generator.forward
+
+    def counted_features(*args: Any) -> Any:
+        count["features"] += 1
+        return features(*args)
+
+    def counted_forward(*args: Any) -> Any:
+        count["forward"] += 1
+        return forward(*args)
+
+    monkeypatch.setattr(family.generator, "features", counted_features)
+    monkeypatch.setattr(family.generator, "forward", counted_forward)
+    Adversarial().step(family, pair_batch(), Recorder())
+    assert count == {"features": 3, "forward": 1}  # of input, target and fake; one picture
+
+
+def test_a_batch_without_targets_moves_nothing() -> None:
+    family, batch, ctx = made(), pair_batch(), Recorder()
+    batch.has["picture"][:] = False
+    Adversarial().step(family, batch, ctx)
+    assert set(ctx.losses) == {"generator", "features", "discriminator"}
+    assert not any(loss.requires_grad for loss in ctx.losses.values())
+
+
+def test_samples_without_target_are_left_out() -> None:
+    one, two = Recorder(), Recorder()
+    batch = pair_batch()
+    batch.has["picture"] = torch.tensor([True, False])
+    Adversarial().step(made().eval(), batch, one)
+    batch.targets["picture"][1] = 0  # type: ignore[index]
+    Adversarial().step(made().eval(), batch, two)
+    assert torch.equal(one.losses["generator"], two.losses["generator"])
+
+
+def test_mirrored_inputs_are_compared_where_they_came_from() -> None:
+    family = made(flip_equivariance=True).eval()
+    a = torch.rand(1, 3, 64, 64) * 2 - 1
+    step = Pass(family, a, a, flip=True)
+    torch.testing.assert_close(step.fake, family.paint(a.flip(3)).flip(3))
+    torch.testing.assert_close(step.features("fake")[0].flip(3), family.generator.features(step.raw_fake, [0])[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"objective": ["gann"]}, 'no term "gann". Did you mean gan'),
+        ({"objective": ["gan", {"name": "l1", "arguments": {"p": 2}}]}, "It takes none"),
+        ({"objective": ["gan", {"name": "supervised_nce", "arguments": {"schedule": "cosine"}}]}, "schedule"),
+        ({"objective": ["gan"], "discriminator": None}, "needs a discriminator"),
+        ({"objective": ["l1"]}, "has no term"),
+        ({"paired": False}, "compares a pair"),
+        ({"features": {"layers": [4, 0]}}, "rising"),
+        ({"features": {"layers": [0, 99]}}, "layers"),
+        ({"generator": {"name": "unet", "downs": 3}}, "halvings will not do"),
+    ],
+)
+def test_mistakes(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(Exception, match=words):
+        made(**options)
+
+
+def test_targets_that_cannot_be_painted() -> None:
+    maker = PictureTarget("ihc", ("red", "green", "blue"))
+    rgb = ("red", "green", "blue")
+    image = np.zeros((3, 8, 8), np.uint8)
+
+    def sample(picture: Picture) -> Sample:
+        return Sample("one", "set", image, truth={"ihc": picture})
+
+    with pytest.raises(DataError, match="holds uint16"):
+        maker(sample(Picture(np.zeros((3, 8, 8), np.uint16), rgb)))
+    with pytest.raises(DataError, match="no channel red"):
+        maker(sample(Picture(np.zeros((2, 8, 8), np.uint8), ("DAPI", "CD3"))))
+    with pytest.raises(DataError, match="Expected those of the image"):
+        maker(sample(Picture(np.zeros((3, 9, 8), np.uint8), rgb)))
+    assert maker(Sample("one", "set", image)) == {}
+
+
+# --- large pictures ---------------------------------------------------------------------------------------------------
+
+
+def gradient(side: int = 256) -> np.ndarray:
+    """A picture that gets darker to the right, so that its tiles' statistics differ."""
+    rng = np.random.default_rng(0)
+    base = np.linspace(230, 60, side)[None, :, None] + rng.normal(0, 12, (side, side, 3))
+    return base.clip(0, 255).astype(np.uint8)
+
+
+def test_large_pictures_have_no_seams() -> None:
+    """With the whole's statistics, tiles agree with each other; with their own they do not."""
+    options = {"discriminator": None, "objective": ["l1"], "features": {}, "tile": 64, "margin": 32}
+    picture, found = gradient(), {}
+    for kind in ("whole", "tile"):
+        family = made(**options, statistics=kind)
+        one, other = (family.predict(picture, tile=side, overlap=32).data.astype(float) for side in (64, 112))
+        found[kind] = float(np.abs(one - other).mean())
+    assert found["whole"] < 0.1 * found["tile"]
+
+
+def test_one_tile_is_as_published() -> None:
+    """A picture of one tile is normalised by itself, whatever the option says."""
+    whole, tile = made(statistics="whole"), made(statistics="tile")
+    picture = gradient(64)
+    assert np.array_equal(whole.predict(picture).data, tile.predict(picture).data)
+
+
+def test_statistics_do_not_outlive_a_prediction() -> None:
+    family = made(tile=64, margin=16)
+    before = family.predict(gradient(64)).data
+    family.predict(gradient(), tile=64, overlap=16)
+    assert np.array_equal(family.predict(gradient(64)).data, before)
