@@ -96,6 +96,9 @@ def test_in_a_browser_it_sorts_filters_and_opens_images(page: Path, tmp_path: Pa
         shown = run("return document.querySelector('#overview td .value').textContent")
         assert re.fullmatch(r"\d+\.\d", shown)
 
+        shown = "return [...document.querySelectorAll('.case img')].filter(i => !i.src).length"
+        assert run(shown) == 0  # a picture that several rows share is held once, and shown by each
+
         run("document.querySelector('.case').click()")
         assert run("return document.getElementById('viewer').open")
         pictures = (

@@ -72,11 +72,9 @@
   const viewer = document.getElementById("viewer");
   let row = 0;
   let place = 0;
-  const source = (file) => {
-    if (stored[file]) return `data:image/jpeg;base64,${stored[file]}`;
-    const there = $$("img[data-file]").find((image) => image.dataset.file === file);
-    return there ? there.src : "";
-  };
+  const held = new Map($$("img[data-file][src]").map((image) => [image.dataset.file, image.src]));
+  $$("img[data-file]:not([src])").forEach((image) => (image.src = held.get(image.dataset.file) || ""));
+  const source = (file) => (stored[file] ? `data:image/jpeg;base64,${stored[file]}` : held.get(file) || "");
   const show = () => {
     const { title, metrics, cases } = data[row];
     const one = cases[place];

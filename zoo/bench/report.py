@@ -22,7 +22,7 @@ from zoo.bench.results import Case, Results, Row, figure, footnotes, size_of
 from zoo.errors import counted
 from zoo.metrics import METRICS
 
-ROOM = 24 * 2**20
+ROOM = 8 * 2**20
 """Bytes of pictures that the page may hold beyond those that it shows; the rest stay in the folder `pictures`."""
 
 
@@ -166,21 +166,22 @@ def chosen(row: Row) -> list[tuple[str, Case]]:
 
 
 def _galleries(results: Results, rows: Sequence[Row], several: bool, numbers: dict[int, int]) -> list[str]:
-    """Return the pictures of each row; of many rows all but the first are folded."""
+    """Return the pictures of each row; of many rows all but the first are folded. What rows share is held once."""
+    held: set[str] = set()
     return [
-        _gallery(results, row, several, numbers[id(row)], folded=place > 0 and len(rows) > 2)
+        _gallery(results, row, several, numbers[id(row)], held, folded=place > 0 and len(rows) > 2)
         for place, row in enumerate(rows)
     ]
 
 
-def _gallery(results: Results, row: Row, several: bool, number: int, folded: bool) -> str:
+def _gallery(results: Results, row: Row, several: bool, number: int, held: set[str], folded: bool) -> str:
     picked, metric = chosen(row), _picture_metric(row)
     if not picked or metric is None:
         return ""
     lines = "".join(
         f'<div class="case" data-row="{number}" data-image="{text(case.image)}" tabindex="0">'
         f'<p class="caption">{f"<b>{rank}</b> · " if rank else ""}{text(case.image)} · '
-        f"{text(metric)} {figure(case.scores[metric], metric)}</p>{figures(results.out, case.pictures)}</div>\n"
+        f"{text(metric)} {figure(case.scores[metric], metric)}</p>{figures(results.out, case.pictures, held)}</div>\n"
         for rank, case in picked
     )
     search = text(f"{row.weights} {' '.join(case.image for _, case in picked)}")
@@ -189,14 +190,19 @@ def _gallery(results: Results, row: Row, several: bool, number: int, folded: boo
     return f'<details class="gallery" data-search="{search}"{opened}>{summary}\n{lines}</details>'
 
 
-def figures(folder: Path, pictures: dict[str, str]) -> str:
-    """Return pictures (role -> file below `folder`) side by side, the files taken into the page."""
+def figures(folder: Path, pictures: dict[str, str], held: set[str] | None = None) -> str:
+    """Return pictures (role -> file below `folder`) side by side, the files taken into the page.
+
+    A file among those `held` already is not taken in again: the page's script shows it.
+    """
     shown = []
+    known = set() if held is None else held
     for role, name in pictures.items():
         file = folder / name
         if file.is_file():
-            source = f"data:image/jpeg;base64,{_encoded(file)}"
-            image = f'<img src="{source}" data-file="{text(name)}" alt="{role}">'
+            source = "" if name in known else f' src="data:image/jpeg;base64,{_encoded(file)}"'
+            known.add(name)
+            image = f'<img{source} data-file="{text(name)}" alt="{role}">'
             shown.append(f"<figure>{image}<figcaption>{role}</figcaption></figure>")
     return f'<div class="row">{"".join(shown)}</div>'
 

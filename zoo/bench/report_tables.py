@@ -160,7 +160,8 @@ def numbers(rows: Sequence[Row], several: bool) -> str:
         )
         kind = "baseline" if row.baseline else ""
         lines.append(f'<tr class="{kind}" data-search="{text(row.weights)}"><th>{name(row, several)}</th>{cells}</tr>')
-    return _table("<th>weights</th>" + "".join(_head(metric) for metric in names), lines)
+    kind = "sortable dense" if len(names) > 6 else "sortable"
+    return _table("<th>weights</th>" + "".join(_head(metric) for metric in names), lines, kind)
 
 
 def _best(rows: Sequence[Row], metric: str) -> float:
