@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,21 @@ def test_what_is_kept_comes_back(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:100])
     assert cache.get("ab" * 32) is None
     assert Cache(None).get("x") is None
+
+
+def test_weaker_boxes_and_names_of_attributes_come_back(tmp_path: Path) -> None:
+    weaker = predictions()["boxes"]
+    values = {"size": ("small", "large")}
+    strong = replace(weaker, attributes=np.array([[0], [1]]), attribute_values=values, weaker=weaker)
+    Cache(tmp_path).put("cd" * 32, Kept({"boxes": strong}, 0.1, None))
+    kept = Cache(tmp_path).get("cd" * 32)
+    assert kept is not None
+    found = kept.predictions["boxes"]
+    assert isinstance(found, BoxesPrediction)
+    assert found.attribute_values == values
+    assert found.weaker is not None
+    np.testing.assert_array_equal(found.weaker.xyxy, weaker.xyxy, strict=True)
+    assert found.weaker.classes == weaker.classes
 
 
 def test_a_key_changes_with_whatever_decides_a_prediction() -> None:

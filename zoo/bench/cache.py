@@ -146,7 +146,7 @@ def _from_levels(levels: NDArray[Any]) -> NDArray[np.float32]:
 
 def _write(name: str, prediction: Prediction, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
     """Add a prediction's arrays under NAME/FIELD; return its kind and its other fields."""
-    said: dict[str, Any] = {"kind": prediction.kind, "arrays": [], "values": {}}
+    said: dict[str, Any] = {"kind": prediction.kind, "arrays": [], "values": {}, "parts": {}}
     for field, value in vars(prediction).items():
         if field in ("kind", "contours") or value is None:
             continue
@@ -154,15 +154,25 @@ def _write(name: str, prediction: Prediction, arrays: dict[str, NDArray[Any]]) -
             halved = isinstance(prediction, SemanticPrediction) and field == "probability"
             arrays[f"{name}/{field}"] = _to_levels(value) if halved else value
             said["arrays"].append(field)
+        elif isinstance(value, BoxesPrediction):  # the weaker boxes of a prediction
+            said["parts"][field] = _write(f"{name}/{field}", value, arrays)
         else:
             said["values"][field] = list(value) if isinstance(value, tuple) else value
     return said
 
 
 def _read(name: str, said: Mapping[str, Any], file: Any) -> Prediction:
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in said["values"].items()}
+    fields: dict[str, Any] = {k: _tuples(v) for k, v in said["values"].items()}
+    fields |= {field: _read(f"{name}/{field}", part, file) for field, part in said["parts"].items()}
     for field in said["arrays"]:
         value = file[f"{name}/{field}"]
         fields[field] = _from_levels(value) if said["kind"] == "semantic" and field == "probability" else value
     found: Prediction = KINDS[said["kind"]](**fields)
     return found
+
+
+def _tuples(value: Any) -> Any:
+    """Return a value read from JSON with its lists as tuples, as predictions have them."""
+    if isinstance(value, Mapping):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(value) if isinstance(value, list) else value

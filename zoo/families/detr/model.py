@@ -373,6 +373,10 @@ class Detr(Family):
             for i, g in enumerate(geometry)
         ]
 
+    def operating(self) -> dict[str, tuple[float, ...]]:
+        """Return the thresholds that a benchmark may choose from, one for all classes."""
+        return {"threshold": operating.GRID[::5]}
+
     def calibrate(
         self, samples: Sequence[Sample], maps_of: Callable[[Sample], tuple[Maps, Geometry]]
     ) -> DetrOptions | None:
