@@ -4,7 +4,7 @@ zoo data fetch bccd                 download it, or say how, then check it
 zoo data check glas                 is the copy whole, and does anything leak
 zoo data init FOLDER --um 0.5       write FOLDER/zoo-dataset.yaml
 zoo data sample phantom-smear difficulty=hard --count 16 --sheet --out DIR
-zoo data align phantom-stains       how far pictures of the same field lie off it
+zoo data align phantom-stains       how far its pairs lie off
 """
 
 from __future__ import annotations
