@@ -83,8 +83,9 @@ class Pass:
         layers = self.family.options.features.layers
 
         def make() -> list[Tensor]:
-            if name in ("a", "b"):
-                return self.family.generator.features(self.a if name == "a" else self.b, layers)
+            if name in ("a", "b"):  # keys only, which carry no gradient
+                with torch.no_grad():
+                    return self.family.generator.features(self.a if name == "a" else self.b, layers)
             painted = self._once("painted", self._painted)
             found = self.family.generator.features(painted[0] if name == "fake" else painted[1], layers)
             return [self._mirror(f) for f in found]
@@ -100,7 +101,9 @@ class Pass:
         at = [p.to(self.a.device) for p in places]
         project = self.family.projector
         assert project is not None
-        return project(q, at), project([f.detach() for f in k], at)
+        with torch.no_grad():
+            found = project(k, at)
+        return project(q, at), found
 
     def _places(self, size: int) -> Tensor:
         return torch.randperm(size, generator=self.rng)[: self.family.options.features.patches]
