@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from tester import FamilyTester
 import zoo
 from zoo.cards import DatasetCard
 from zoo.errors import UserError
+from zoo.families import build
 from zoo.families.detr import learn, operating, published, targets
 from zoo.families.detr.attributes import attribute_loss, whole_cells
 from zoo.families.detr.model import Detr
@@ -168,7 +170,7 @@ def test_targets_map_classes_and_attributes_by_name() -> None:
     made = maker(Sample("s", "d", np.zeros((3, 10, 10), np.uint8), truth={"cells": boxes}))
     assert made["boxes"].tolist() == [[1, 1, 9, 9], [3, 3, 8, 8]]
     assert made["classes"].tolist() == [0, 0]
-    assert made["attributes"].tolist() == [[-1, 1], [-1, -1]]
+    assert made["attributes"].tolist() == [[1, -1], [-1, -1]]  # shape, size
 
 
 def test_objects_become_the_boxes_around_them() -> None:
@@ -210,6 +212,21 @@ def test_noisy_queries_begin_near_their_truth() -> None:
     assert matches[0][0].tolist() == [0, 2, 4]
     assert matches[0][1].tolist() == [0, 0, 0]
     assert real.tolist() == [[True, False] * 3]
+
+
+def test_attributes_are_the_same_after_loading(tmp_path: Path) -> None:
+    """Files of weights sort their keys: the columns of the head must not change their meaning with them."""
+    truth = card(attributes={"size": ["small", "large"], "colour": ["red", "blue", "grey"]})
+    options = targets.resolve(DetrOptions.model_validate(Detr.tiny() | {"attributes": {}}), [truth])
+    family = build.create("detr", options.model_dump())
+    boxes = Boxes(np.array([[0, 0, 5, 5]], np.float32), np.array([1]), np.array([[1, 2]]))
+    sample = Sample("s", "d", np.zeros((3, 10, 10), np.uint8), truth={"cells": boxes})
+    learnt = targets.make(options, truth)(sample)["attributes"]
+    build.save(family, tmp_path / "one.safetensors")
+    loaded = build.load(tmp_path / "one.safetensors")
+    assert np.array_equal(targets.make(loaded.options, truth)(sample)["attributes"], learnt)
+    names = list(loaded.options.attributes.values)
+    assert dict(zip(names, learnt[0].tolist(), strict=True)) == {"size": 1, "colour": 2}
 
 
 def test_attributes_that_are_missing_cost_nothing() -> None:

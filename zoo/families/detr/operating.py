@@ -19,7 +19,7 @@ def best_thresholds(pairs: Sequence[tuple[Boxes, Boxes]], classes: int, fallback
 
     `pairs`: predicted boxes, of every score, and true ones, of each image; matched at IoU >= 0.5 as the metric `box_f1`
     does, the strongest first, so that what is above a threshold is matched as if nothing were below it. A class that is
-    nowhere in the truth keeps its `fallback`.
+    nowhere in the truth, or that is never found, keeps its `fallback`.
     """
     scores: list[list[float]] = [[] for _ in range(classes)]
     right: list[list[bool]] = [[] for _ in range(classes)]
@@ -34,7 +34,8 @@ def best_thresholds(pairs: Sequence[tuple[Boxes, Boxes]], classes: int, fallback
         there += np.bincount(theirs.classes[told] - 1, minlength=classes)
     found = []
     for own, hit, count, usual in zip(scores, right, there.tolist(), fallback, strict=True):
-        found.append(grid_threshold(GRID, _f1(np.asarray(own), np.asarray(hit), count))[0] if count else usual)
+        least, best = grid_threshold(GRID, _f1(np.asarray(own), np.asarray(hit, bool), count)) if count else (usual, 0)
+        found.append(least if best > 0 else usual)
     return found
 
 

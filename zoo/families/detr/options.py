@@ -24,7 +24,7 @@ class Attributes(Schema):
     """What is said of each box beside its class."""
 
     values: dict[str, tuple[str, ...]] | None = None
-    """Attribute -> names of its values; none = all of the training data's card."""
+    """Attribute -> names of its values, in the order of the names; none = all of the training data's card."""
     head: Literal["queries", "regions"] = "queries"
     """A linear layer on each query, or AttriDet's network on the box cut out of two early maps."""
     loss: Literal["cross_entropy", "asymmetric"] = "cross_entropy"
@@ -35,6 +35,12 @@ class Attributes(Schema):
     """Regions: channels to which the maps of stride 4 and 8 are brought first; none = as they are."""
     dropout: float = Field(default=0.5, ge=0, lt=1)
     """Regions: share of numbers dropped before each linear layer."""
+
+    @field_validator("values")
+    @classmethod
+    def _in_one_order(cls, value: dict[str, tuple[str, ...]] | None) -> dict[str, tuple[str, ...]] | None:
+        """Sort attributes by name: the head's columns stand in this order, and files of weights sort their keys."""
+        return None if value is None else dict(sorted(value.items()))
 
 
 class Weighting(Schema):
