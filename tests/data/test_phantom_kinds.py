@@ -22,6 +22,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "phantom-smear": {"size": [160, 200]},
     "phantom-volume": {"size": [12, 40, 48]},
     "phantom-slide": {"size": [40, 56]},
+    "phantom-twin": {"size": 96},
 }
 
 
@@ -164,6 +165,17 @@ def test_a_cell_shines_as_much_as_it_carries() -> None:
     assert (table[kinds > 1][:, names.index("Pan-CK")] > 0.15).sum() == 0
     assert (table[(kinds >= 2) & (kinds <= 5)][:, names.index("CD45")] > 0.15).mean() > 0.8
     assert (table[kinds == 1][:, names.index("CD45")] > 0.15).sum() == 0
+
+
+def test_the_low_twin_is_the_same_field_with_less_in_it() -> None:
+    found = open_dataset("phantom-twin", split="val", arguments={"size": [50, 66], "weaker": 4})[0]
+    low = found.truth["low"]
+    assert isinstance(low, Picture)
+    assert low.data.shape == found.image.shape
+    image, blurred = (p[:, :48, :64].astype(float) for p in (found.image, low.data))
+    blocks = [p.reshape(3, 12, 4, 16, 4).mean((2, 4)) for p in (image, blurred)]
+    assert np.abs(blocks[0] - blocks[1]).mean() < 4  # the same light over each square
+    assert np.abs(np.diff(blurred, axis=2)).mean() < 0.7 * np.abs(np.diff(image, axis=2)).mean()
 
 
 def test_volumes_are_what_was_asked() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field as Argument
@@ -34,19 +35,24 @@ class TissueArguments(PhantomArguments):
     """Lymphocytes per 1000 um2 of stroma, in every field alike; none = as the difficulty has them, few or many."""
     fibroblasts: float | None = Argument(default=None, ge=0, le=10)
     """Spindle cells per 1000 um2 of stroma; none = as the difficulty has them."""
+    weaker: int = Argument(default=4, ge=2, le=16)
+    """How many times weaker the objective of the low-resolution twin is, where the card has one."""
 
 
 class PhantomReader(Generated):
     """Reader "phantom": H&E with nuclei, glands, lumina, tissue classes and a label for the field."""
 
     Arguments: ClassVar[type[Schema]] = TissueArguments
-    KNOWN: ClassVar[tuple[str, ...]] = ("nuclei", "glands", "lumina", "tissue", "patch")
+    KNOWN: ClassVar[tuple[str, ...]] = ("nuclei", "glands", "lumina", "tissue", "patch", "low")
 
     def read(self, entry: Entry) -> Sample:
         """Return one field: (3, H, W) uint8, with the truths that the card names."""
         image, layout = self.field(entry)
         um = self.arguments.um
-        return self.sample(entry, image, (um, um), truths(layout))
+        known = truths(layout)
+        if "low" in self.card.truths:
+            known["low"] = Picture(twin(image, self.arguments.weaker), RGB)
+        return self.sample(entry, image, (um, um), known)
 
     def field(self, entry: Entry, beyond: float = 0.0) -> tuple[NDArray[np.uint8], Layout]:
         """Return the picture and the layout of one field."""
@@ -117,6 +123,23 @@ def truths(layout: Layout) -> dict[str, Truth]:
         "tissue": Semantic(layout.cut(layout.tissue)),
         "patch": Label(patch_class(layout)),
     }
+
+
+def twin(image: NDArray[np.uint8], weaker: int) -> NDArray[np.uint8]:
+    """Return (3, H, W) uint8: the picture as an objective `weaker` times weaker shows it, laid out as large as it was.
+
+    Light is averaged over squares of `weaker` pixels and enlarged by cubic interpolation, so that the two are aligned
+    to the pixel. A side that is no multiple of `weaker` is continued by its mirror image first.
+    """
+    planes = []
+    height, width = image.shape[1:]
+    for plane in image:
+        below, right = -height % weaker, -width % weaker
+        whole = cv2.copyMakeBorder(plane, 0, below, 0, right, cv2.BORDER_REFLECT_101)
+        small = cv2.resize(whole, (whole.shape[1] // weaker, whole.shape[0] // weaker), interpolation=cv2.INTER_AREA)
+        large = cv2.resize(small, (whole.shape[1], whole.shape[0]), interpolation=cv2.INTER_CUBIC)
+        planes.append(large[:height, :width])
+    return np.asarray(np.stack(planes), np.uint8)
 
 
 # --- immunostains -----------------------------------------------------------------------------------------------------
