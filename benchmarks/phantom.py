@@ -360,6 +360,23 @@ def report(name: str, found: Sequence[Sequence[tuple[float, list[float]]]], trut
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
+def others() -> list[NDArray[Any]]:
+    """Return one (3, H, W) uint8 picture of each of the other phantoms, and of the pictures that belong together."""
+    from zoo.data.sheet import flat
+
+    stains = open_dataset("phantom-stains", split="train", arguments={"size": [288, 360], "positive": 0.5})[1]
+    mif = open_dataset("phantom-mif", split="train", arguments={"size": [288, 360]})[1]
+    volume = open_dataset("phantom-volume", split="val", arguments={"size": [32, 128, 160]})[1]
+    slides = open_dataset("phantom-slide", split="val", arguments={"size": [384, 480]})
+    wholes = [slides[i].image for i in (0, 3)]
+    few = [mif.truth["mif"].channels.index(c) for c in ("Pan-CK", "CD45", "Hoechst")]
+    pictures = [
+        np.moveaxis(flat(mif.truth["mif"].data[few]), -1, 0),
+        np.moveaxis(flat(volume.image, "CZYX"), -1, 0),
+    ]
+    return [stains.image, stains.truth["ihc"].data, *pictures, *wholes]
+
+
 def sheet(given: argparse.Namespace) -> None:
     """Write a sheet: rows of phantom pictures and of real ones, whose licences allow it."""
     he = [s.image for s in fields("phantom-nuclei", 6, step=8, um=HE_UM, size=[256, 320], split="val")]
@@ -367,7 +384,8 @@ def sheet(given: argparse.Namespace) -> None:
     smear = [s.image for s in fields("phantom-smear", 6, step=8, um=0.15, size=[240, 320], leukocytes=1.5, split="val")]
     bccd = open_dataset("bccd", split="train")
     rows = [
-        ("phantom-nuclei, 0.2 um", he),
+        ("phantom-multitask, -stains (HER2), -mif, -volume (brightest voxels), -slide", others()),
+        (f"phantom-nuclei, {HE_UM} um", he),
         ("dsb2018-he (CC0)", [real[i].image for i in range(0, 66, 11)]),
         ("phantom-smear, 0.15 um", smear),
         ("BCCD at half size (MIT)", [bccd[i].image[:, ::2, ::2] for i in range(0, 180, 30)]),
