@@ -104,13 +104,17 @@ def _seen(card: WeightsCard) -> list[tuple[str, object]]:
     return found
 
 
+def _figure(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
 def _numbers(numbers: Sequence[Number]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     rows = []
     for n in numbers:
-        interval = f"{n.interval[0]:.3f}-{n.interval[1]:.3f}" if n.interval else "-"
+        interval = "-".join(map(_figure, n.interval)) if n.interval else "-"
         count = f"{n.n or '?'}" + (f" in {n.groups}" if n.groups else "")
         rows.append(
-            (f"{n.dataset}:{n.split}", n.metric, f"{n.value:.3f}", interval, count + (f" ({n.note})" if n.note else ""))
+            (f"{n.dataset}:{n.split}", n.metric, _figure(n.value), interval, count + (f" ({n.note})" if n.note else ""))
         )
     return (("data", "metric", "value", "95 %", "images"), tuple(rows)) if rows else ((), ())
 
