@@ -89,7 +89,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
     for p in (
         Perturbation(
             "stain",
-            "Haematoxylin and eosin out of balance",
+            "Stain out of balance",
             "share",
             (-0.5, -0.25, 0.0, 0.25, 0.5),
             0.0,
