@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.bench.compare import Comparison, Ranking, Seeds
 from zoo.bench.statistics import FEW, Mean
-from zoo.errors import counted
 from zoo.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -168,6 +167,11 @@ def size_of(rows: Sequence[Row]) -> tuple[int, int]:
     return images, groups
 
 
+def _span(counts: set[int]) -> str:
+    """Return "5", or "5 to 9" where rows differ."""
+    return f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+
+
 def footnotes(rows: Sequence[Row]) -> list[str]:
     """Return what a reader of a table must know, a sentence each."""
     found = [f"{row.weights} ({row.output}): {note}." for row in rows for note in row.notes]
@@ -176,13 +180,14 @@ def footnotes(rows: Sequence[Row]) -> list[str]:
         found.append(f"† Fewer than {FEW} groups: the interval is too narrow to be trusted.")
     if any(mean.groups < 2 and mean.images for mean in means):
         found.append("No interval: all images are of one group.")
-    undefined = {
-        (metric, mean.undefined) for row in rows for metric, mean in row.means.items() if mean.undefined and mean.images
-    }
-    found += [
-        f"{metric} is not defined for {counted(count, 'image')}, left out of the mean."
-        for metric, count in sorted(undefined)
-    ]
+    undefined: dict[str, set[int]] = {}
+    for row in rows:
+        for metric, mean in row.means.items():
+            if mean.undefined and mean.images:
+                undefined.setdefault(metric, set()).add(mean.undefined)
+    if undefined:
+        said = ", ".join(f"{metric} {_span(counts)}" for metric, counts in sorted(undefined.items()))
+        found.append(f"Images for which a metric is not defined are left out of its mean: {said}.")
     if any(row.leaks for row in rows):
         found.append("‡ Leaks: the weights have seen images, patients or slides of this data. Not a result.")
     return list(dict.fromkeys(found))
