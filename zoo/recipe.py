@@ -388,8 +388,8 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return load_document(name, overrides)[0]
 
 
-def dump_yaml(values: Mapping[str, Any]) -> str:
-    """Return YAML text that `read_yaml` reads back to equal values."""
+def dump_yaml(values: Mapping[str, Any], width: int = 110) -> str:
+    """Return YAML text, folded at `width` columns, that `read_yaml` reads back to equal values."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
@@ -401,7 +401,7 @@ def dump_yaml(values: Mapping[str, Any]) -> str:
         return dumper.represent_scalar("tag:yaml.org,2002:float", text.replace("inf", ".inf").replace("nan", ".nan"))
 
     Dumper.add_representer(float, number)
-    return yaml.dump(dict(values), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(dict(values), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=width)
 
 
 def json_schema() -> dict[str, Any]:

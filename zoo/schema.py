@@ -219,6 +219,7 @@ def _sentence(error: Mapping[str, Any], schema: type[BaseModel], key: Key) -> st
     for prefix in ("Value error, ", "Assertion failed, ", "Input ", "should ", "be "):
         message = message.removeprefix(prefix)
     message = message.replace("String should match pattern", "text that matches")
+    message = message.replace("a valid tuple", "a list, as [a, b]")
     if kind == "literal_error":
         expected = str(error["ctx"]["expected"]).replace("'", "")
         close = suggest(str(received), expected.replace(" or ", ", ").split(", "))

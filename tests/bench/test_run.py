@@ -161,6 +161,11 @@ def test_weights_without_a_record_are_marked(run: Any, make_weights: Any, make_d
     assert "leakage cannot be checked" in (results.out / "table.md").read_text()
 
 
+def test_metrics_that_do_not_fit_are_said_to_be_what_is_wrong(run: Any, make_weights: Any, make_dataset: Any) -> None:
+    results = run([make_weights()], [make_dataset()], metrics=["coco_ap"])
+    assert "none of the metrics chosen (coco_ap) fits" in results.failures[0].error
+
+
 def test_outputs_of_three_kinds(run: Any, make_weights: Any, make_dataset: Any) -> None:
     weights = make_weights("all", says=["semantic", "instances", "clean"])
     results = run([weights], [make_dataset(picture=True)], limit=3)
@@ -210,6 +215,9 @@ def test_a_word_behind_a_dataset_tells_its_reader_something() -> None:
     assert {entry.center for entry in sites.index} == {"site-a", "site-b"}
     assert sites.split == "test+sites=a,b+test=32"
     assert open_named("phantom-nuclei+test=8").split == "test+test=8"
+    assert {entry.center for entry in open_named("phantom-nuclei:test+sites=c+test=8").index} == {"site-c"}
+    with pytest.raises(UserError, match="is not one of a, b, c"):
+        open_named("phantom-nuclei:test+sites=q")
     record = [{"dataset": "phantom-nuclei", "split": "test"}]
     assert len(leakage.overlap(record, "phantom-nuclei", sites.split, sites.index)) == 32
     with pytest.raises(UserError, match="sites"):

@@ -378,6 +378,9 @@ def test_bad_words_are_refused_before_anything_starts(run: Any, tmp_path: Path) 
     for options, said in (({"tta": "d8"}, "no augmentation"), ({"jobs": -1}, "-1 processes")):
         with pytest.raises(UserError, match=said):
             run(["x"], ["y"], **options)
+    for limit in (0, -1):
+        with pytest.raises(UserError, match=f"--limit: {limit} images"):
+            run(["x"], ["y"], limit=limit)
     with pytest.raises(Problems, match="no-such"):
         run(["no-such+quickstart"], ["stardist-2d"])
     assert not (tmp_path / "out").exists()

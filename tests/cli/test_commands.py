@@ -265,6 +265,9 @@ def test_show(zoo: Any, name: str, words: list[str]) -> None:
     assert done.status == 0
     for word in words:
         assert word in done.out
+    if name == "glas":
+        assert max(len(line) for line in done.out.splitlines() if "/" not in line) <= 80
+        assert not any(nothing in done.out for nothing in ("{}", "[]", "null"))
     assert json.loads(zoo("show", name, "--json").out)
 
 

@@ -141,4 +141,4 @@ def test_the_phantom_is_off_by_what_it_says(capsys: pytest.CaptureFixture[str]) 
     assert status == 0
     assert "ihc against the image, 1 pair" in said
     assert main(["data", "align", "phantom-nuclei"]) == 2
-    assert "no picture of the same field" in capsys.readouterr().err
+    assert "no picture of the same field. Expected paired pictures" in capsys.readouterr().err

@@ -69,6 +69,8 @@ def open_all(weights: Sequence[str], datasets: Sequence[str], limit: int | None)
     problems: list[Problem] = []
     found: list[tuple[Found, ...]] = []
     opened: list[Dataset] = []
+    if limit is not None and limit < 1:
+        raise UserError(f"bench: --limit: {limit} images will not do. Expected 1 or more.")
     if not weights or not datasets:
         what = "weights" if not weights else "datasets"
         raise UserError(f"bench: no {what}. Expected at least one. Name it: --{what} NAME")

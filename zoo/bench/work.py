@@ -139,6 +139,13 @@ def failure(weights: str, dataset: str, image: str, error: BaseException) -> Fai
     return Failure(weights, dataset, image, str(error) if known else f"{type(error).__name__}: {error}")
 
 
+def _nothing_to_judge(family: Family, dataset: Dataset, metrics: Sequence[str] | None) -> str:
+    """Return why a model cannot be judged on a dataset: its outputs do not fit, or only the chosen metrics do not."""
+    if metrics and score.tasks(family, dataset.card, None):
+        return f"none of the metrics chosen ({', '.join(metrics)}) fits the model's outputs here. Leave --metrics away."
+    return "none of the model's outputs answers to a truth of the dataset. Choose another."
+
+
 class _Pair:
     """One file of weights on one dataset."""
 
@@ -160,7 +167,7 @@ class _Pair:
     def judge(self, say: Say) -> None:
         wanted = score.tasks(self.family, self.dataset.card, self.settings.metrics)
         if not wanted:
-            raise UserError("none of the model's outputs answers to a truth of the dataset. Choose another.")
+            raise UserError(_nothing_to_judge(self.family, self.dataset, self.settings.metrics))
         clean = [Judged(self.number, task, Level()) for task in wanted]
         self.outcome.judged += clean
         found: dict[Level, list[Judged]] = {}

@@ -101,7 +101,7 @@ def _recipe(name: str) -> Page | None:
     recipe = load_recipe(file)
     header = [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     values = {k: v for k, v in recipe.values().items() if v not in (None, {}, [], ())}
-    text = f"recipe {recipe.name}: {recipe.summary}\n{file}\n\n"
+    text = paragraph(f"recipe {recipe.name}: {recipe.summary}") + f"\n{file}\n\n"
     return {"kind": "recipe", **recipe.values()}, text + "\n".join([*header, dump_yaml(values).rstrip()])
 
 
@@ -146,11 +146,18 @@ def _encoder(name: str) -> Page | None:
 def _card(kind: str, values: Mapping[str, Any], file: object) -> Page:
     from zoo.recipe import dump_yaml
 
-    kept = {k: v for k, v in values.items() if v not in (None, {}, [], (), "")}
+    kept = _said(values)
     if isinstance(kept.get("splits"), dict):
         kept["splits"] = {k: counted(len(v), "image") for k, v in kept["splits"].items()}
-    text = f"{kind} {values['name']}: {values['summary']}\n{file}\n\n{dump_yaml(kept).rstrip()}"
+    head = paragraph(f"{kind} {values['name']}: {kept.pop('summary')}")
+    text = f"{head}\n{file}\n\n{dump_yaml(kept, width=60).rstrip()}"  # a word begun before 60 ends before 80
     return {"kind": kind, **values}, text
+
+
+def _said(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values without those that say nothing, however deep."""
+    kept = {k: _said(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    return {k: v for k, v in kept.items() if v not in (None, {}, [], (), "")}
 
 
 def _dataset(name: str) -> Page | None:

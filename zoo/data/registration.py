@@ -156,7 +156,8 @@ def align(
         truth = pictures[0]
     if truth not in pictures:
         what = f'no picture "{truth}"' if truth else "several pictures" if pictures else "no picture of the same field"
-        raise UserError(f"{dataset.card.name}: {what}. Expected one of {', '.join(pictures) or 'none here'}: --truth.")
+        expected = f"one of {', '.join(pictures)}: --picture" if pictures else "paired pictures, as phantom-stains has"
+        raise UserError(f"{dataset.card.name}: {what}. Expected {expected}.")
     found = Alignment(dataset.card.name, str(truth), reach)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().astype(int))
     for done, index in enumerate(chosen.tolist(), 1):

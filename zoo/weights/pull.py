@@ -65,10 +65,10 @@ def terms(card: WeightsCard) -> str:
     """Return what binds a user of weights, in sentences."""
     weights = card.licence.weights
     allows = ", ".join(weights.allows) or "nothing without asking its owner"
-    lines = [f"{card.name}: the weights are under {weights.name}, which allows {allows}."]
+    lines = [f"{card.name}: licence of the weights: {weights.name}; allows {allows}."]
     if "commercial" not in weights.allows:
         lines.append("Commercial use is not allowed.")
-    lines.append(f"The published code is under {card.licence.code}.")
+    lines.append(f"Licence of the published code: {card.licence.code}.")
     if weights.note:
         lines.append(weights.note.rstrip(".") + ".")
     page = weights.url or card.source.page

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field as Argument
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeInt, field_validator
 
 from zoo.cards import DatasetCard
 from zoo.data.phantom.noise import mix
@@ -40,6 +40,11 @@ class PhantomArguments(Schema):
     """Fields of split test."""
     seed: NonNegativeInt = 0
     """Another seed gives other tissue in every split."""
+
+    @field_validator("sites", mode="before")
+    @classmethod
+    def _one_site(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
