@@ -277,3 +277,11 @@ def test_an_unreadable_recipe_is_a_problem_with_its_line(tmp_path: Path) -> None
     file.write_text("zoo: 1\nname: [\n")
     with pytest.raises(Problems, match=r"r\.yaml:\d: not valid YAML"):
         read_recipe(file)
+
+
+def test_the_hash_of_a_recipe_stays_from_version_to_version(base: Path) -> None:
+    pinned = "df3c84b81f602cf7fefd43c54111f6b6ecb8be113412fc24dab3b31c4e59b014"
+    assert load_recipe(base).content_hash() == pinned  # weights that are out there bear it
+    assert load_recipe(base, ["data.train.foreground=0.5"]).content_hash() == pinned
+    assert load_recipe(base, ["data.train.patch_epochs=4"]).content_hash() != pinned
+    assert load_recipe(base, ["data.train.foreground=0.6"]).content_hash() != pinned

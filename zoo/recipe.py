@@ -270,9 +270,25 @@ class Recipe(Schema):
     def content_hash(self) -> str:
         """Return the SHA-256 of what decides the result: all but name, summary and output."""
         values = {k: v for k, v in self.values().items() if k not in ("name", "summary", "output")}
-        if self.stains is None:  # a part that is not used does not change what earlier versions called this recipe
-            del values["stains"]
+        _without_later_keys(values)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+_LATER: dict[str, Any] = {"foreground": 0.5, "patch_epochs": None}
+"""Keys of `Loading` that came after recipes had been hashed, with their defaults."""
+
+
+def _without_later_keys(values: dict[str, Any]) -> None:
+    """Remove what a recipe did not say because there was no such key yet: its hash stays that of earlier versions."""
+    if values.get("stains") is None:
+        values.pop("stains", None)
+    for data in (values["data"], *(stage.get("data") for stage in values.get("stages") or ())):
+        if data is None:
+            continue
+        for loading in (data["train"], data.get("validate"), *data.get("streams", {}).values()):
+            for key, default in _LATER.items():
+                if loading is not None and loading.get(key) == default:
+                    loading.pop(key, None)
 
 
 def recipe_files() -> dict[str, Path]:

@@ -111,6 +111,13 @@ def test_it_loads_bit_for_bit(pushed: Path, run: Path) -> None:
     assert same(loaded, zoo.load(run))
 
 
+def test_the_folder_is_shown_by_its_card(pushed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(pushed)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("weights tiny-unet.lab\n")
+    assert "Licence" in out
+
+
 def test_a_shelf_of_pushed_folders(pushed: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(pushed, tmp_path / "shelf" / "anything")
     monkeypatch.setenv("ZOO_WEIGHTS", str(tmp_path / "shelf"))

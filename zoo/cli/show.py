@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.cli.text import as_json, paragraph, table, wrapped
@@ -161,19 +162,33 @@ def _said(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _dataset(name: str) -> Page | None:
-    from pathlib import Path
-
     from zoo.cards import dataset_card, dataset_card_file, dataset_files
 
-    if name not in dataset_files() and not Path(name).expanduser().is_dir():
+    folder = Path(name).expanduser()
+    if name not in dataset_files() and (not folder.is_dir() or _pushed(folder)):
         return None
     return _card("dataset", dataset_card(name).model_dump(mode="json"), dataset_card_file(name))
 
 
+def _pushed(folder: Path) -> bool:
+    """Return whether a folder is one that `zoo weights push` wrote."""
+    from zoo.weights import store
+
+    return (folder / store.CARD).is_file()
+
+
 def _weights(name: str) -> Page | None:
+    from zoo.cards import read_weights_card
     from zoo.cli.catalogue import STATES, state_of
     from zoo.weights import store
 
+    folder = Path(name).expanduser()
+    if folder.is_dir() and _pushed(folder):
+        card = read_weights_card(folder / store.CARD)
+        path = folder / str(card.source.file)
+        head = [f"weights {card.name}", paragraph(card.summary), f"{folder / store.CARD}", ""]
+        values = {"kind": "weights", "state": "here", "path": path, **card.model_dump(mode="json")}
+        return values, "\n".join([*head, *_parts(card)])
     index = store.card_index()
     if not any(name in (n, n.split(".")[0]) for n in index):
         return None

@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="DIR", help="mirror, push: folder to write into")
     pull = parser.add_argument_group("pull and mirror")
-    pull.add_argument("--from", dest="origin", metavar="PLACE", help="file, folder, mirror or address to take it from")
+    pull.add_argument(
+        "--from", dest="origin", metavar="PLACE", help="file, folder or mirror (folder or address) to take it from"
+    )
     pull.add_argument("--accept-licence", action="store_true", help="I have read the licence and accept it")
     pull.add_argument("--quiet", action="store_true", help="no progress bar")
     push = parser.add_argument_group("push")
