@@ -373,8 +373,9 @@ def encode(image: Tensor, encoding: Encoding, limits: Tensor | None = None) -> T
     if encoding.kind == "rgb8":
         mean = torch.tensor(encoding.mean, device=image.device).view(shape)
         std = torch.tensor(encoding.std, device=image.device).view(shape)
-        unit = image.float() / 255 if image.dtype == torch.uint8 else image.float()
-        return (unit - mean) / std
+        # In place where the tensor is our own: fresh memory of a batch costs more than the arithmetic on it.
+        shifted = image.float().div_(255).sub_(mean) if image.dtype == torch.uint8 else image.float() - mean
+        return shifted.div_(std)
     if limits is not None:
         low, high = limits.to(image.device, torch.float32).unbind(2)
     else:

@@ -67,13 +67,14 @@ def match_cost(
 
     Class: what the focal loss of the truth's class would fall by; L1 of the four numbers; minus generalised IoU.
     """
-    p = logits.float()[:, truth.labels].sigmoid()
+    p = logits.float().sigmoid()
     hit = alpha * (1 - p) ** gamma * -(p + 1e-8).log()
     miss = (1 - alpha) * p**gamma * -(1 - p + 1e-8).log()
+    by_class = (hit - miss)[:, truth.labels]
     boxes, true = boxes.float(), truth.boxes.float()
     apart = (boxes[:, None] - true[None]).abs().sum(-1)
     _, giou = pairwise_overlaps(to_corners(boxes), to_corners(true))
-    return weights.classes * (hit - miss) + weights.l1 * apart - weights.giou * giou
+    return weights.classes * by_class + weights.l1 * apart - weights.giou * giou
 
 
 def assign(cost: Tensor) -> Match:

@@ -33,8 +33,10 @@ def extents(valid: Tensor) -> list[tuple[int, int]]:
 
     What is not valid within (the corners of a turned image) counts as image. At least one pixel each.
     """
+    # As bytes: torch's `any` of bools reads one at a time.
+    bytes_ = valid.view(torch.uint8)
     found = []
-    for rows, columns in zip(valid.any(2).cpu(), valid.any(1).cpu(), strict=True):
+    for rows, columns in zip(bytes_.amax(2).cpu(), bytes_.amax(1).cpu(), strict=True):
         high, wide = torch.nonzero(rows), torch.nonzero(columns)
         found.append((int(high[-1]) + 1 if len(high) else 1, int(wide[-1]) + 1 if len(wide) else 1))
     return found

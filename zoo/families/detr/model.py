@@ -197,8 +197,8 @@ class Detr(Family):
         scaled = sizes
         if side is not None:
             scaled = [short_side(w, h, side, self.options.long_side)[::-1] for h, w in sizes]
-        encoded["image"], encoded["mask"] = _laid(image, sizes, scaled)
-        return encoded
+        encoded["image"], mask = _laid(image, sizes, scaled)
+        return encoded if mask is None else {**encoded, "mask": mask}
 
     def forward(self, inputs: Mapping[str, Tensor], taps: Sequence[str] = ()) -> Maps:
         """Return the raw maps of an encoded `image` (B, 3, H, W), `mask` (B, H, W) bool being True on its padding.
@@ -207,13 +207,13 @@ class Detr(Family):
         "memory" (B, S, D), zero on padding; "level0", ... the neck's maps; "stride8", ... the encoder's; "top", the
         extra level of HS-FPN; "proposal_logits" and "proposal_boxes" of all tokens. Raises `UserError` for another.
         """
-        image, mask = inputs["image"], inputs.get("mask")
-        if mask is None:
-            mask = torch.zeros(len(image), *image.shape[-2:], dtype=torch.bool, device=image.device)
+        image, padded = inputs["image"], "mask" in inputs
+        blank = torch.zeros(len(image), *image.shape[-2:], dtype=torch.bool, device=image.device)
+        mask = inputs["mask"] if padded else blank
         features = self.pyramid.encoder(image, self.options.pad)
         pyramid = self.pyramid.levels(image, features)
         levels = self.neck([pyramid[i] for i in self.levels_at])
-        memory = self._encode(levels, mask)
+        memory = self._encode(levels, mask, padded)
         content, position, reference, groups, chosen = self._queries(memory, inputs)
         blocked = parts.blocked_between(groups, image.device)
         logits, boxes, states = self.decoder(content, position, reference, memory, self._heads, blocked)
@@ -224,7 +224,9 @@ class Detr(Family):
             maps |= {"proposal_logits": chosen[0], "proposal_boxes": chosen[1], "proposal_good": chosen[2]}
         if taps:
             q = self.options.queries
-            known = {"queries": states[-1][:, :q], "memory": memory.tokens.masked_fill(memory.padding[..., None], 0)}
+            tokens, padding = memory.tokens, memory.padding
+            seen = tokens if padding is None else tokens.masked_fill(padding[..., None], 0)
+            known = {"queries": states[-1][:, :q], "memory": seen}
             if len(logits) > 1:
                 known["aux_logits"] = torch.stack([v[:, :q] for v in logits[:-1]])
                 known["aux_boxes"] = torch.stack([v[:, :q] for v in boxes[:-1]])
@@ -240,13 +242,13 @@ class Detr(Family):
                 maps[tap] = known[tap]
         return maps
 
-    def _encode(self, levels: Sequence[Tensor], mask: Tensor) -> parts.Memory:
-        """Return the tokens of all levels after the encoder."""
+    def _encode(self, levels: Sequence[Tensor], mask: Tensor, padded: bool) -> parts.Memory:
+        """Return the tokens of all levels after the encoder; `padded`: whether anything in `mask` is True."""
         sizes = [(int(level.shape[-2]), int(level.shape[-1])) for level in levels]
         masks = [resize_padding(mask, size) for size in sizes]
         ratios = torch.stack([valid_ratio(own) for own in masks], 1)
         tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], 1)
-        padding = torch.cat([own.flatten(1) for own in masks], 1)
+        padding = torch.cat([own.flatten(1) for own in masks], 1) if padded else None
         if self.level_embed is not None:
             half = self.options.width // 2
             made = [self.positions(own) if self.positions is not None else sine_positions(own, half) for own in masks]
@@ -448,14 +450,17 @@ def _is_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.LayerNorm)
 
 
-def _laid(image: Tensor, sizes: Sequence[tuple[int, int]], scaled: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-    """Return images cut to their sizes, scaled, and laid into one tensor with zeros around; and where those are."""
+def _laid(
+    image: Tensor, sizes: Sequence[tuple[int, int]], scaled: Sequence[tuple[int, int]]
+) -> tuple[Tensor, Tensor | None]:
+    """Return images cut to their sizes, scaled, and laid into one tensor with zeros around; and where those are, None
+    where there are none."""
+    if len(set(zip(sizes, scaled, strict=True))) == 1:
+        (h, w), (own_h, own_w) = sizes[0], scaled[0]
+        return _resized(image[..., :h, :w], (own_h, own_w)), None
     high, wide = max(h for h, _ in scaled), max(w for _, w in scaled)
     found = image.new_zeros(len(image), image.shape[1], high, wide)
     mask = torch.ones(len(image), high, wide, dtype=torch.bool, device=image.device)
-    if len(set(zip(sizes, scaled, strict=True))) == 1:
-        (h, w), (own_h, own_w) = sizes[0], scaled[0]
-        return _resized(image[..., :h, :w], (own_h, own_w)), torch.zeros_like(mask)
     for i, ((h, w), (own_h, own_w)) in enumerate(zip(sizes, scaled, strict=True)):
         found[i, :, :own_h, :own_w] = _resized(image[i : i + 1, :, :h, :w], (own_h, own_w))[0]
         mask[i, :own_h, :own_w] = False

@@ -30,12 +30,12 @@ class Shape:
 @dataclass(frozen=True)
 class Memory:
     """What the decoder looks at: `tokens` (B, S, D), `sizes` of the levels, `ratios` (B, L, 2) of what is no padding,
-    `padding` (B, S) bool."""
+    `padding` (B, S) bool or None where there is none."""
 
     tokens: Tensor
     sizes: Sizes
     ratios: Tensor
-    padding: Tensor
+    padding: Tensor | None
 
 
 class _FeedForward(nn.Module):
@@ -78,7 +78,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(shape, points) for _ in range(layers))
 
-    def forward(self, tokens: Tensor, position: Tensor, sizes: Sizes, ratios: Tensor, padding: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, position: Tensor, sizes: Sizes, ratios: Tensor, padding: Tensor | None) -> Tensor:
         """Return (B, S, D)."""
         reference = token_centres(sizes, ratios)[:, :, None] * ratios[:, None]
         for layer in self.layers:
@@ -178,7 +178,9 @@ def proposals(memory: Memory, smallest: float = 0.05) -> tuple[Tensor, Tensor]:
     centres = token_centres(memory.sizes, memory.ratios)
     size = [centres.new_full((h * w,), smallest * 2.0**level) for level, (h, w) in enumerate(memory.sizes)]
     boxes = torch.cat([centres, torch.cat(size)[None, :, None].expand(len(centres), -1, 2)], -1)
-    good = ((boxes > 0.01) & (boxes < 0.99)).all(-1) & ~memory.padding
+    good = ((boxes > 0.01) & (boxes < 0.99)).all(-1)
+    if memory.padding is not None:
+        good = good & ~memory.padding
     logits = torch.log(boxes / (1 - boxes)).masked_fill(~good[..., None], float("inf"))
     return logits, good
 
