@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.families.score import Task
-from zoo.training.validate import NUMBERS, Tally, compare, lower_is_better, numbers
+from zoo.metrics import METRICS
+from zoo.training.validate import NUMBERS, POOLED, Tally, compare, lower_is_better, numbers
 from zoo.types import (
     Boxes,
     BoxesPrediction,
@@ -132,9 +133,19 @@ def test_pictures_and_labels() -> None:
         ("mae", "auto", True),
         ("psnr", "auto", False),
         ("hausdorff_95", "auto", True),
+        ("coco_ap50", "auto", False),
+        ("boxes/coco_ap50", "auto", False),
+        ("pearson", "auto", False),
+        ("loss/dice", "auto", True),
         ("loss", "max", False),
         ("dice", "min", True),
     ],
 )
 def test_which_way_is_better(monitor: str, mode: str, lower: bool) -> None:
     assert lower_is_better(monitor, mode) is lower
+
+
+def test_what_a_validation_gives_is_better_as_its_metric_says() -> None:
+    """A run that keeps its worst weights as its best would look like any other."""
+    for name in {*POOLED, *(n for names in NUMBERS.values() for n in names)} & set(METRICS):
+        assert lower_is_better(name, "auto") is (METRICS[name].better == "min"), name

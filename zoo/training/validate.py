@@ -44,10 +44,14 @@ HIGHER = ("dice", "iou", "f1", "precision", "recall", "accuracy", "psnr", "ssim"
 
 
 def lower_is_better(monitor: str, mode: str) -> bool:
-    """Return whether smaller values of a validation number are better."""
+    """Return whether smaller values of a validation number are better: a metric says so itself (`METRICS`)."""
     if mode != "auto":
         return mode == "min"
+    if monitor.startswith(LOSS):
+        return True
     last = monitor.rpartition("/")[2]
+    if last in METRICS:
+        return METRICS[last].better == "min"
     return not any(word in last.split("_") for word in HIGHER) or "loss" in last
 
 
