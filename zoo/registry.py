@@ -207,6 +207,7 @@ TABLES: dict[str, dict[str, str]] = {
         "asp": "zoo.families.translation.cases:answer",
         "asp/metric": "zoo.metrics.cases:answer",
         "mfds-detr/metric": "zoo.metrics.cases:answer",
+        "miphei-vit": "zoo.encoders.cases:answer",
         "miphei-vit/metric": "zoo.metrics.cases:answer",
         "robustness-index/metric": "zoo.metrics.cases:answer",
         "stardist/metric": "zoo.metrics.cases:answer",

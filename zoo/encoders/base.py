@@ -101,11 +101,34 @@ class Encoder(nn.Module):
         self.mean, self.std = per_channel(mean, in_channels), per_channel(std, in_channels)
         self.mpp, self.patch = mpp, patch
         self.divisor, self.minimum = divisor, minimum
+        self.pool = "mean"
+        self.layer_decay = 1.0
+        self.still: tuple[nn.Module, ...] = ()
         self._still = False
 
     @abstractmethod
     def extract(self, x: Tensor) -> Features:
         """Return the features of (B, C, H, W) whose sides are multiples of `divisor` and at least `minimum`."""
+
+    def embedding(self, features: Features, pool: str | None = None) -> Tensor:
+        """Return one vector a picture, (B, D), as `pool` (default: the encoder's own) says.
+
+        "class": the class token after the last norm; "class+mean": with the mean of the patch tokens behind it; "mean":
+        the mean of the coarsest map, or of the patch tokens. Raises `UserError` where there is no class token.
+        """
+        pool = pool or self.pool
+        if pool == "none":
+            raise UserError(
+                f"encoder {self.name}: how its publishers pool tokens is not known here. "
+                "Say one of class, class+mean, mean."
+            )
+        mean = features.maps[-1].mean((2, 3)) if features.tokens is None else features.tokens.mean(1)
+        if pool == "mean":
+            return mean
+        if not features.prefix:
+            raise UserError(f"encoder {self.name}: it has no class token. Expected pool mean, not {pool}.")
+        first = features.prefix[-1][:, 0]
+        return torch.cat([first, mean], 1) if pool == "class+mean" else first
 
     @abstractmethod
     def layers(self) -> Iterator[nn.Module]:
@@ -115,7 +138,8 @@ class Encoder(nn.Module):
         """Return the features of (B, in_channels, H, W) of any size. Raises `UserError` on other channels.
 
         `pad=False` hands the picture to the layers as it is, which convolutions with padding of their own can take: no
-        value depends on pixels that are not there.
+        value depends on pixels that are not there. A transformer then looks at whole patches only, floor(H / patch) x
+        floor(W / patch) of them, and leaves out the pixels at the bottom and on the right that fill none.
         """
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise UserError(
@@ -123,7 +147,7 @@ class Encoder(nn.Module):
                 f"Expected (B, {self.in_channels}, H, W). Build the encoder with the in_channels of the data."
             )
         height, width = x.shape[-2:]
-        padded = pad_to(x, self.divisor, self.minimum) if pad or self.patch else x
+        padded = pad_to(x, self.divisor, self.minimum) if pad else self._whole_patches(x)
         whole = padded.shape[-2], padded.shape[-1]
         found = self.extract(padded)
         maps = tuple(
@@ -131,6 +155,17 @@ class Encoder(nn.Module):
             for level, s in zip(found.maps, self.strides, strict=True)
         )
         return Features(maps, found.tokens, found.prefix)
+
+    def _whole_patches(self, x: Tensor) -> Tensor:
+        """Return what whole patches cover; all of it where there are no patches."""
+        side = self.patch or 1
+        height, width = (n // side * side for n in x.shape[-2:])
+        if not height or not width:
+            raise UserError(
+                f"encoder {self.name}: the picture has {x.shape[-2]} x {x.shape[-1]} pixels, less than one patch. "
+                f"Expected at least {side} x {side}. Use larger pictures or tiles."
+            )
+        return x[..., :height, :width]
 
     # --- training ---
 
@@ -143,25 +178,25 @@ class Encoder(nn.Module):
     def unfreeze(self) -> Self:
         """Let every weight and the batch statistics move again."""
         self.requires_grad_(True)
-        self._still = False
+        self._still, self.still = False, ()
         return self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of every layer; frozen batch statistics stay in evaluation mode."""
         super().train(mode)
-        if self._still:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.train(False)
+        for module in self.modules() if self._still else self.still:
+            if isinstance(module, _BatchNorm):
+                module.train(False)
         return self
 
-    def groups(self, decay: float = 1.0) -> list[dict[str, Any]]:
+    def groups(self, decay: float | None = None) -> list[dict[str, Any]]:
         """Return optimiser groups (`params`, `lr_scale`, and `weight_decay` 0 for biases, norms and embeddings).
 
         Layer i of n (from 1, at the input) gets the learning rate times decay ** (n + 1 - i), so that a head at scale 1
         stands one layer above the last (Clark et al. 2020, ELECTRA; Bao et al. 2022, BEiT). Frozen weights are left
-        out.
+        out. `decay` None: `layer_decay`.
         """
+        decay = self.layer_decay if decay is None else decay
         layers = list(self.layers())
         inside = [list(layer.named_parameters()) for layer in layers]
         owned = {id(p) for part in inside for _, p in part}
@@ -178,7 +213,18 @@ class Encoder(nn.Module):
                 found.append({"params": bare, "lr_scale": scale, "weight_decay": 0.0})
         return found
 
-    def adapt(self, rank: int) -> Self:
+    def repatch(self, patch: int) -> Self:
+        """Change the side of a transformer's patches. Raises `UserError` where there are none."""
+        raise UserError(f"encoder {self.name}: it has no patches, patch: {patch} means nothing to it. Leave it out.")
+
+    def checkpoint(self, on: bool = True) -> Self:
+        """Compute activations again in the backward pass. Raises `UserError` where the network cannot."""
+        raise UserError(
+            f"encoder {self.name}: it cannot compute its blocks twice. "
+            "Expected a vision transformer. Leave checkpointing out."
+        )
+
+    def adapt(self, rank: int, *, alpha: float | None = None, projections: Sequence[str] = ("q", "v")) -> Self:
         """Freeze the encoder and add low-rank adapters. Raises `UserError` where there is no attention to adapt."""
         raise UserError(
             f"encoder {self.name}: it has no attention layers to adapt. "

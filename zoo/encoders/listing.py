@@ -4,7 +4,8 @@
 timm's names (`resnet34`, `convnext_tiny`, `swin_tiny_patch4_window7_224`), those that only segmentation_models_pytorch
 (smp) has have smp's (`mit_b0`, `mobilenet_v2`). Where both have an architecture, up to "-" for "_", the plain name is
 timm's; `smp:NAME` is smp's version with smp's weights, and `timm:NAME` is allowed for clearness.
-`tools/encoder_list.py` writes the list.
+`tools/encoder_list.py` writes the list. Foundation encoders of pathology stand under names of their own (`uni`,
+`h-optimus-0`) in `zoo.encoders.foundation`, each with the card of its weights.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from zoo.encoders import foundation
+from zoo.encoders.foundation import Foundation
 from zoo.errors import UserError, suggest
 
 FILE = Path(__file__).with_name("names.json")
@@ -56,14 +59,15 @@ class Info:
     `channels`, `strides`: finest map first, for three input channels. `parameters`: those that features need, without
     a classifier. `mean`, `std`: of the default weights. `imagenet`: the tag behind `weights: imagenet`. `exact`:
     whether the backbone's maps have exactly the declared sizes; where not, they are resized to them. `build`: what
-    the library is told so that any size goes through.
+    the library is told so that any size goes through. Of a foundation encoder also: `card`, the name of its weights;
+    `mpp`, um per pixel that it was trained at; `pool`, how its publishers make one vector of a tile.
     """
 
     name: str
     source: Literal["timm", "smp"]
     model: str
     architecture: str
-    kind: Literal["pyramid", "vit"]
+    kind: Literal["pyramid", "vit", "stages"]
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     parameters: int
@@ -75,6 +79,9 @@ class Info:
     weights: Mapping[str, Weights]
     imagenet: str | None
     build: Mapping[str, Any]
+    card: str | None = None
+    mpp: float | None = None
+    pool: Literal["class", "class+mean", "mean", "none"] = "mean"
 
 
 @functools.cache
@@ -89,13 +96,13 @@ def _table() -> dict[str, dict[str, Any]]:
 
 def names(*, forced: bool = False) -> list[str]:
     """Return the plain names, sorted; with `forced` also those that need a prefix (`smp:resnet34`)."""
-    return sorted(n for n in _table() if forced or ":" not in n)
+    return sorted([*foundation.TABLE, *(n for n in _table() if forced or ":" not in n)])
 
 
 def canonical(name: str) -> str:
     """Return the name under which the list has an encoder. Raises `UserError` with the nearest names."""
     table = _table()
-    if name in table:
+    if name in table or name in foundation.TABLE:
         return name
     source, colon, plain = name.partition(":")
     if colon and plain in table and table[plain]["source"] == source:
@@ -106,6 +113,8 @@ def canonical(name: str) -> str:
 def info(name: str) -> Info:
     """Return what is known of an encoder. Raises `UserError` with the nearest names."""
     found = canonical(name)
+    if found in foundation.TABLE:
+        return _foundation(found, foundation.TABLE[found])
     entry = _table()[found]
     model = found.partition(":")[2] or found
     return Info(
@@ -128,6 +137,31 @@ def info(name: str) -> Info:
     )
 
 
+def _foundation(name: str, known: Foundation) -> Info:
+    vit = known.kind == "vit"
+    return Info(
+        name=name,
+        source="timm",
+        model=known.timm,
+        architecture="vision_transformer" if vit else known.timm.partition("_")[0],
+        kind=known.kind,
+        channels=(known.width,) * 4 if vit else known.channels,
+        strides=(known.patch or 1,) * 4 if vit else known.strides,
+        parameters=known.parameters,
+        mean=known.stats[0],
+        std=known.stats[1],
+        divisor=known.patch or 32,
+        minimum=1,
+        exact=True,
+        weights={},
+        imagenet=None,
+        build={**({} if known.kind == "pyramid" else {"dynamic_img_size": True}), **known.arguments},
+        card=known.card,
+        mpp=known.mpp,
+        pool=known.pool,
+    )
+
+
 def _weights(source: str, model: str, tag: str, entry: Mapping[str, Any]) -> Weights:
     """Return one set of weights; the list leaves out what follows from the names."""
     default = f"timm/{model}.{tag}" if source == "timm" else f"smp-hub/{model}.{tag}"
@@ -146,6 +180,8 @@ def unknown_encoder(name: str) -> str:
     """Return the sentence that says there is no such encoder, with the nearest names."""
     plain = name.partition(":")[2] or name
     base, dot, tag = plain.partition(".")
+    if plain in foundation.UNAVAILABLE:
+        return f'encoder "{plain}" is not available: {foundation.UNAVAILABLE[plain]}. See: {SEE}'
     if plain in _file()["refused"]:
         return f'no encoder "{name}": the library has it, but it does not take pictures of every size. See: {SEE}'
     if dot and base in _table():

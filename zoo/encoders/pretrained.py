@@ -87,6 +87,8 @@ def choose(info: Info, weights: str | Path) -> Weights | Path | None:
     path = Path(weights).expanduser()
     if path.is_file():
         return path
+    if text == "published":
+        return _published(info)
     if text in store.card_index():
         card = store.card(text)
         if card.encoder is None:
@@ -97,7 +99,24 @@ def choose(info: Info, weights: str | Path) -> Weights | Path | None:
     raise UserError(f'encoder {info.name}: no weights "{text}". {suggest(text, info.weights)} {_tags(info)}'.strip())
 
 
+def _published(info: Info) -> Path:
+    """Return the pulled file of a foundation encoder's own weights. Raises `UserError`: what to do to have them."""
+    if info.card is None:
+        raise UserError(f"encoder {info.name}: weights: published is for foundation encoders. {_tags(info)}")
+    card = store.card(info.card)
+    found = store.local(card)
+    if found is not None:
+        return found
+    why = store.absent(card)
+    gate = ""
+    if card.gate == "token":
+        gate = f"Accept the terms at {card.source.page} and set HF_TOKEN first. "
+    raise UserError(f"encoder {info.name}: {str(why).rstrip('.')}. {gate}Or write weights: none for random ones.")
+
+
 def _tags(info: Info) -> str:
+    if info.card:
+        return f"Expected none, published ({info.card}) or a file. See: zoo show {info.name}"
     if not info.weights:
         return "No pretrained weights are known for it: write weights: none, or the path of a file."
     shown = ", ".join(list(info.weights)[:4]) + (", ..." if len(info.weights) > 4 else "")
@@ -201,12 +220,24 @@ def filled(build: Build, info: Info, in_channels: int, file: File, arguments: Ma
     Libraries skip entries that do not fit. So the encoder is built twice from one seed, with and without the file:
     a weight that is equal in both was not in the file.
     """
+    from zoo.weights.readers import state_dict
+
+    return from_tensors(build, info, in_channels, file, state_dict(file.path), arguments)
+
+
+def from_tensors(
+    build: Build,
+    info: Info,
+    in_channels: int,
+    file: File,
+    tensors: Mapping[str, Tensor],
+    arguments: Mapping[str, Any],
+) -> Encoder:
+    """Return what `filled` does, of a file's tensors under the library's names."""
     import torch
 
     from zoo.encoders.base import untouched
-    from zoo.weights.readers import state_dict
 
-    tensors = state_dict(file.path)
     with torch.random.fork_rng(devices=[]):
         try:
             torch.manual_seed(0)

@@ -109,7 +109,7 @@ class Pyramid(nn.Module):
                 found.append(self.made[str(stride)](x if source == "stem" else features.maps[-1]))
         return found
 
-    def groups(self, decay: float = 1.0) -> list[dict[str, Any]]:
+    def groups(self, decay: float | None = None) -> list[dict[str, Any]]:
         """Return the encoder's optimiser groups and one of the added layers, at scale 1."""
         inside = {id(p) for p in self.encoder.parameters()}
         added = [p for p in self.parameters() if id(p) not in inside and p.requires_grad]

@@ -33,6 +33,7 @@ def checked(family: str, options: Mapping[str, Any], document: Document | None =
     `document` tells lines where the options come from a recipe (they stand under `model`). Raises `Problems`.
     """
     cls: type[Family] = registry.get("family", family)
+    _weights_said(options)
     try:
         return cls, cls.Options.model_validate(dict(options))
     except ValidationError as error:
@@ -40,6 +41,25 @@ def checked(family: str, options: Mapping[str, Any], document: Document | None =
             plain = Document({"model": dict(options)}, {(): (f"zoo.create({family!r})", 0)}, "")
             raise Problems(problems_of(cls.Options, error, plain, ("model",))) from None
         raise Problems(problems_of(cls.Options, error, document, ("model",))) from None
+
+
+def _weights_said(options: Any) -> None:
+    """Raise `UserError` where a foundation encoder is named and nothing says whether it is to be a random one."""
+    from zoo.encoders import foundation
+
+    if not isinstance(options, Mapping):
+        return
+    for key, value in options.items():
+        name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", value)
+        said = value.get("arguments") if isinstance(value, Mapping) else getattr(value, "arguments", None)
+        weights = f"{key}_weights"
+        named = key.endswith("encoder") and isinstance(name, str) and name in foundation.TABLE
+        if named and weights not in options and "weights" not in (said or {}):
+            raise UserError(
+                f"{key}: {name}: no weights are said. Expected {weights}: published, a file, or none for random "
+                f"ones. To have them: zoo weights pull {foundation.TABLE[str(name)].card}"
+            )
+        _weights_said(value)
 
 
 def create(family: str, options: Mapping[str, Any], cards: Sequence[DatasetCard] = ()) -> Family:

@@ -19,13 +19,24 @@ class LowRank(nn.Module):
     adapted layer begins as the layer it was.
     """
 
-    def __init__(self, weight: Tensor, rank: int, alpha: float, blocks: int, adapted: Sequence[int]) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        rank: int,
+        alpha: float,
+        blocks: int,
+        adapted: Sequence[int],
+        spread: float | None = None,
+    ) -> None:
         super().__init__()
         outputs, inputs = weight.shape
         self.rows, self.blocks, self.adapted, self.scale = outputs // blocks, blocks, tuple(adapted), alpha / rank
         count = len(self.adapted)
         self.down = nn.Parameter(weight.detach().new_empty(count, rank, inputs))
         self.up = nn.Parameter(weight.detach().new_zeros(count, self.rows, rank))
+        if spread is not None:
+            nn.init.normal_(self.down, std=spread)
+            return
         for part in self.down:
             nn.init.kaiming_uniform_(part, a=math.sqrt(5))
 
@@ -39,9 +50,17 @@ class LowRank(nn.Module):
 
 
 def add_low_rank(
-    layer: nn.Linear, rank: int, *, alpha: float | None = None, blocks: int = 1, adapted: Sequence[int] = (0,)
+    layer: nn.Linear,
+    rank: int,
+    *,
+    alpha: float | None = None,
+    blocks: int = 1,
+    adapted: Sequence[int] = (0,),
+    spread: float | None = None,
 ) -> None:
     """Adapt a linear layer in place: its weight stands still, `down` and `up` learn. `alpha` is `rank` unless given.
+
+    `spread`: standard deviation that `down` is drawn with; None = uniform, as torch fills a linear layer.
 
     The layer stays an `nn.Linear` whose `weight` is the adapted one, for code that reads `layer.weight`. Raises
     `UserError` for an impossible rank or blocks that do not divide the outputs.
@@ -51,7 +70,7 @@ def add_low_rank(
     if layer.out_features % blocks:
         raise UserError(f"adapt: {layer.out_features} outputs are no {blocks} equal blocks. Adapt the layer whole.")
     layer.requires_grad_(False)
-    change = LowRank(layer.weight, rank, float(rank if alpha is None else alpha), blocks, adapted)
+    change = LowRank(layer.weight, rank, float(rank if alpha is None else alpha), blocks, adapted, spread)
     parametrize.register_parametrization(layer, "weight", change)
 
 
