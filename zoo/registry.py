@@ -211,6 +211,7 @@ TABLES: dict[str, dict[str, str]] = {
         "miphei-vit/metric": "zoo.metrics.cases:answer",
         "robustness-index/metric": "zoo.metrics.cases:answer",
         "stardist/metric": "zoo.metrics.cases:answer",
+        "pixcell": "zoo.families.diffusion.cases:answer",
         "stardist": "zoo.families.stardist.cases:answer",
         "stain": "zoo.stain.cases:answer",
     },

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -79,3 +80,17 @@ def merge_low_rank(module: nn.Module) -> None:
     for layer in module.modules():
         if parametrize.is_parametrized(layer, "weight") and isinstance(layer, nn.Linear):
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+
+
+@contextmanager
+def without_low_rank(module: nn.Module) -> Iterator[None]:
+    """Leave every adapter of a module aside inside; nothing is changed for good."""
+    changes = [part for part in module.modules() if isinstance(part, LowRank)]
+    scales = [change.scale for change in changes]
+    try:
+        for change in changes:
+            change.scale = 0.0
+        yield
+    finally:
+        for change, scale in zip(changes, scales, strict=True):
+            change.scale = scale

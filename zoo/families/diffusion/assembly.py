@@ -1,8 +1,8 @@
 """Pictures larger than the network's: windows that agree in every step, and windows decoded without seams.
 
-Source: Graikos et al. 2024 (Learned representation-guided diffusion models for large-image generation, section 3.3), and
-the 4K images of PixCell. In each step every window is denoised by itself, what they say of the clean picture is averaged
-where they overlap, and one step is taken with the average.
+Source: Graikos et al. 2024 (Learned representation-guided diffusion models for large-image generation, section 3.3),
+and the 4K images of PixCell. In each step every window is denoised by itself, what they say of the clean picture is
+averaged where they overlap, and one step is taken with the average.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ def starts(size: int, window: int, stride: int) -> list[int]:
 
 def corners(shape: Sequence[int], window: int, stride: int) -> list[Corner]:
     """Return the corners of all windows on (h, w), row by row."""
-    return list(itertools.product(*(starts(size, window, stride) for size in shape[-2:])))
+    rows, columns = (starts(size, window, stride) for size in shape[-2:])
+    return list(itertools.product(rows, columns))
 
 
 def blend_kernel(size: int, sigma: float = 0.8) -> Tensor:
-    """Return (size, size) float32 weights of a window's pixels, 1 at most: exp(-(u^2 + v^2) / sigma^2), u, v in -1..1."""
+    """Return (size, size) float32 weights of a window, 1 at most: exp(-(u^2 + v^2) / sigma^2), u, v in -1..1."""
     line = torch.linspace(-1, 1, size, dtype=torch.float64).square()
     found = torch.exp(-(line[:, None] + line) / sigma**2)
     return (found / found.max()).float()
@@ -112,9 +113,9 @@ def _step(
     lower = float(bars[before]) if before >= 0 else float(bars[0]) if end == "first" else 1.0
     noise = (x - bar**0.5 * clean) / (1 - bar) ** 0.5
     fresh = eta * float(schedule.betas[time]) * (1 - lower) / (1 - bar)
-    found = lower**0.5 * clean + max(1 - lower - fresh, 0.0) ** 0.5 * noise
+    found: Tensor = lower**0.5 * clean + max(1 - lower - fresh, 0.0) ** 0.5 * noise
     if fresh > 0:
-        found += fresh**0.5 * torch.randn(x.shape, generator=generator).to(x)
+        found = found + fresh**0.5 * torch.randn(x.shape, generator=generator).to(x)
     return found
 
 

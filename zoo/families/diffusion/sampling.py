@@ -7,6 +7,7 @@ and not on its neighbours in a batch.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast, get_args
 
@@ -132,22 +133,13 @@ def guided(
             return cast(Tensor, out + guidance * (said - out))
 
         return twice
-    both = network.remember(_joined(empty, condition))
+    both = network.remember(network.both(empty, condition))
 
     def once(x: Tensor, t: Tensor) -> Tensor:
         out, said = network(torch.cat([x, x]), torch.cat([t, t]), both)[:, : network.channels].chunk(2)
         return cast(Tensor, out + guidance * (said - out))
 
     return once
-
-
-def _joined(first: Condition, second: Condition) -> Condition:
-    """Return two conditions as one batch. Names that only one of them has are left to the network."""
-    found: dict[str, Any] = {}
-    for name, value in second.items():
-        other = first.get(name)
-        found[name] = torch.cat([other, value]) if isinstance(value, Tensor) and isinstance(other, Tensor) else value
-    return found
 
 
 def sample(
@@ -164,7 +156,9 @@ def sample(
     `generators`: one a picture, for samplers that add noise on the way; `arguments` go to the scheduler's step (`eta`
     of DDIM).
     """
-    scheduler.set_timesteps(steps, device=noise.device)
+    with warnings.catch_warnings():  # diffusers makes arrays of tensors in a way that NumPy 2 warns of
+        warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
+        scheduler.set_timesteps(steps, device=noise.device)
     x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     more = dict(arguments)
     if _draws(scheduler):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from importlib import import_module
 from typing import Any
 
@@ -30,7 +29,7 @@ def build(name: str, **arguments: Any) -> Network:
         raise UserError(f'no network "{name}". {suggest(name, names())}'.strip())
     module, _, attribute = NETWORKS[name].partition(":")
     cls: type[Network] = getattr(import_module(module), attribute)
-    known = [key for key in inspect.signature(cls).parameters if key != "self"]
+    known = cls.accepts()
     for key in arguments:
         if key not in known:
             raise UserError(f'network "{name}" has no argument "{key}". {suggest(key, known)}'.strip())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 Condition = Mapping[str, Any]
@@ -30,6 +32,11 @@ class Network(nn.Module):
     tokens: int = 0
     classes: int = 0
 
+    @classmethod
+    def accepts(cls) -> list[str]:
+        """Return the names of the constructor's arguments."""
+        return [key for key in inspect.signature(cls).parameters if key != "self"]
+
     def forward(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """Return (B, outputs, h, w) for (B, channels, h, w), times (B,) as trained (0..999) and a condition.
 
@@ -40,6 +47,16 @@ class Network(nn.Module):
     def null(self, condition: Condition) -> Condition | None:
         """Return the condition that guidance leads away from, of the same batch; None where the network has none."""
         return None
+
+    def both(self, null: Condition, condition: Condition) -> Condition:
+        """Return [null, conditional] as one batch, for guidance in one call. Default: tensors are joined by name."""
+        found: dict[str, Any] = {}
+        for name, value in condition.items():
+            other = null.get(name)
+            if isinstance(value, Tensor) and isinstance(other, Tensor):
+                value = torch.cat([other, value])
+            found[name] = value
+        return found
 
     def drop(self, condition: Condition, dropped: Tensor) -> Condition:
         """Return a condition in which the samples (B,) bool `dropped` have the null condition, for training.

@@ -98,8 +98,8 @@ class PixCell(Network):
     """A transformer over patches of a latent, told by one, four or sixteen embeddings what tissue is where.
 
     Condition "embedding": (B, tokens, width) as the encoder gives them; of a larger image row by row. With `sizes`,
-    "resolution" (B, 2) and "aspect_ratio" (B, 1) as well. "residuals": tensors (B, N, D) added after the first blocks
-    (`networks.control`).
+    "resolution" (B, 2) and "aspect_ratio" (B, 1) as well. "residuals": tensors (b, N, D) added after the first blocks,
+    for the last b samples of the batch (`networks.control`).
     """
 
     takes = ("embedding",)
@@ -124,6 +124,7 @@ class PixCell(Network):
         norm_eps: float = 1e-6,
         upcast_attention: bool = False,
         sizes: bool = False,
+        token_positions: bool = True,
         adapter_rank: int = 0,
         adapter_alpha: float | None = None,
     ) -> None:
@@ -146,7 +147,8 @@ class PixCell(Network):
         self.adaln_single = AdaLayerNormSingle(inner, use_additional_conditions=sizes)
         self.caption_projection = PixArtAlphaTextProjection(width, inner)
         self.caption_projection.register_buffer("uncond_embedding", torch.randn(tokens, width) / width**0.5)
-        if tokens > 1:
+        self.token_positions = token_positions and tokens > 1
+        if self.token_positions:
             self.y_pos_embed = nn.Module()
             table = condition_positions(width, tokens, size // patch, interpolation)
             self.y_pos_embed.register_buffer("y_pos_embed", table)
@@ -197,7 +199,7 @@ class PixCell(Network):
         """Return condition tokens (B, T, D) of embeddings (B, T, width). Raises `ValueError` for other numbers."""
         if embedding.ndim != 3 or tuple(embedding.shape[1:]) != (self.tokens, self.width):
             raise ValueError(f"embedding {tuple(embedding.shape)}. Expected (B, {self.tokens}, {self.width})")
-        if self.tokens > 1:
+        if self.token_positions:
             embedding = embedding + self.y_pos_embed.get_buffer("y_pos_embed")
         return cast(Tensor, self.caption_projection(embedding.to(self.proj_out.weight.dtype)))
 
@@ -236,9 +238,12 @@ class PixCell(Network):
         height, width = x.shape[-2] // self.patch, x.shape[-1] // self.patch
         residuals: Sequence[Tensor] = condition.get("residuals", ())
         patches, modulation, time = self.begin(x, t, condition)
+        bare = len(x) - len(residuals[0]) if residuals else 0
 
         def add(i: int, found: Tensor) -> Tensor:
-            return found + residuals[i] if i < len(residuals) else found
+            if i >= len(residuals):
+                return found
+            return torch.cat([found[:bare], found[bare:] + residuals[i]]) if bare else found + residuals[i]
 
         patches = self.walk(patches, modulation, condition, add)
         shift, scale = (self.scale_shift_table + time[:, None]).to(patches.dtype).chunk(2, 1)
