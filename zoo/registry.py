@@ -19,6 +19,7 @@ TABLES: dict[str, dict[str, str]] = {
     "family": {
         "cerberus": "zoo.families.cerberus:Cerberus",
         "detr": "zoo.families.detr:Detr",
+        "diffusion": "zoo.families.diffusion.family:Diffusion",
         "stardist": "zoo.families.stardist:StarDist",
         "translation": "zoo.families.translation:Translation",
         "unet": "zoo.families.unet:UNet",
@@ -180,6 +181,7 @@ TABLES: dict[str, dict[str, str]] = {
         "semantic": "zoo.io.writers:SemanticWriter",
     },
     "procedure": {
+        "denoising": "zoo.families.diffusion.procedure:Denoising",
         "mean-teacher": "zoo.families.detr.teacher:MeanTeacher",
     },
     "target": {

@@ -328,6 +328,14 @@ class Family(nn.Module):
         `maps` are activated and stitched: (B, C, H, W) at model resolution.
         """
 
+    def panels(self, batch: Batch) -> list[list[NDArray[np.uint8]]] | None:
+        """Return panels (H, W, 3) to watch a run by, a row an image of the batch, or None.
+
+        None: image, truth and prediction side by side. A generator shows what it was told, what it drew and what is
+        real.
+        """
+        return None
+
     def procedure(self) -> Procedure:
         """Return how this family is trained where the recipe says nothing."""
         return Supervised()

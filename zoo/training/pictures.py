@@ -45,6 +45,13 @@ def draw_panels(family: Family, validation: Validation, path: Path, most: int = 
     family.eval()
     rows: list[RGB8] = []
     for batch in validation.loader.epoch(0):
+        with torch.inference_mode():
+            own = family.panels(batch.to(family.device))
+        if own is not None:
+            rows += [_framed(panels, side) for panels in own[: most - len(rows)]]
+            if len(rows) == most:
+                break
+            continue
         found: list[dict[str, Prediction]] | None = None
         if validation.whole:
             generator = torch.Generator().manual_seed(0)
@@ -69,6 +76,10 @@ def _row(family: Family, sample: Sample, predictions: dict[str, Prediction], sid
         truth = sample.truth.get(output.truth or "")
         panels.append(blank(image) if truth is None else rendered(image, truth, output))
         panels.append(rendered(image, predictions[name], output) if name in predictions else blank(image))
+    return _framed(panels, side)
+
+
+def _framed(panels: Sequence[RGB8], side: int) -> RGB8:
     return np.concatenate([framed(thinned(p, side)) for p in panels], axis=1)
 
 

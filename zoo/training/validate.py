@@ -151,6 +151,7 @@ class Validation:
         self.loader = feed.open_loader(loading, family, seed=seed, training=False, rank=rank, world=world)
         self.truths: dict[tuple[str, str], Mapping[str, Truth]] = {}
         self.tasks = [judged(family, dataset.card) for dataset in self.loader.datasets]
+        self.scored = any(self.tasks)  # a generator is judged by its loss alone: nothing is to be drawn for it
         self.places = {
             (dataset.card.name, entry.id): (d, i)
             for d, dataset in enumerate(self.loader.datasets)
@@ -190,10 +191,12 @@ class Validation:
                     if most is not None and number >= most:
                         break
                     with context():
-                        terms, maps = losses(family, procedure, batch.to(family.device), progress, self.whole)
+                        want = self.whole and self.scored
+                        terms, maps = losses(family, procedure, batch.to(family.device), progress, want)
                     for name, value in terms.items():
                         tally.add(LOSS + name, np.array([float(value) * len(batch), len(batch)]))
-                    self._score(tally, family, batch, maps)
+                    if self.scored:
+                        self._score(tally, family, batch, maps)
         finally:
             family.train(was_training)
         tally.merge(self.gather)

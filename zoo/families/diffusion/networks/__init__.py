@@ -10,6 +10,7 @@ from zoo.families.diffusion.networks.base import Condition, Network
 
 NETWORKS: dict[str, str] = {
     "latent-unet": "zoo.families.diffusion.networks.latent_unet:LatentUNet",
+    "pixel-unet": "zoo.families.diffusion.networks.pixel:PixelUNet",
     "pixcell": "zoo.families.diffusion.networks.pixcell:PixCell",
     "pixcell-control": "zoo.families.diffusion.networks.control:ControlledPixCell",
 }
@@ -23,12 +24,18 @@ def names() -> list[str]:
     return sorted(NETWORKS)
 
 
-def build(name: str, **arguments: Any) -> Network:
-    """Return an untrained network. Raises `UserError` for an unknown name or argument, with the nearest."""
+def find(name: str) -> type[Network]:
+    """Return the class of a name. Raises `UserError` with the nearest."""
     if name not in NETWORKS:
         raise UserError(f'no network "{name}". {suggest(name, names())}'.strip())
     module, _, attribute = NETWORKS[name].partition(":")
     cls: type[Network] = getattr(import_module(module), attribute)
+    return cls
+
+
+def build(name: str, **arguments: Any) -> Network:
+    """Return an untrained network. Raises `UserError` for an unknown name or argument, with the nearest."""
+    cls = find(name)
     known = cls.accepts()
     for key in arguments:
         if key not in known:

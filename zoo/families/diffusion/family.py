@@ -1,0 +1,351 @@
+"""The family diffusion: what it learns from, one step of training, and drawing.
+
+Sources: Ho et al., NeurIPS 2020; Ho and Salimans 2021 (hiding conditions, section 3); Yellapragada et al. 2025
+(PixCell); Graikos et al., CVPR 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zoo.cards import DatasetCard
+from zoo.encoders import Encoder, listing
+from zoo.errors import UserError
+from zoo.families.base import Encoding, Family, IOSpec, Maps, MapSpec, Need, Output, Procedure, TargetMaker
+from zoo.families.diffusion import conditions, networks, sampling, schedule
+from zoo.families.diffusion.kept import Kept, identity
+from zoo.families.diffusion.networks import Condition, Network
+from zoo.families.diffusion.options import DiffusionOptions
+from zoo.families.diffusion.procedure import Denoising
+from zoo.types import Batch, Geometry, PicturePrediction, Prediction
+
+RGB = ("red", "green", "blue")
+SIDE = 64
+"""Side of a picture where nothing says another."""
+
+
+class Diffusion(Family):
+    """A network that takes noise away, in pixels or in latents, told by a class map, an embedding, both or neither."""
+
+    name = "diffusion"
+    summary = "Tissue drawn from noise: from a class map, like an embedding, or like neither."
+    Options = DiffusionOptions
+    options: DiffusionOptions
+
+    def __init__(self, options: DiffusionOptions) -> None:
+        super().__init__(options)
+        noise = options.noise
+        self.schedule = schedule.Schedule(noise.schedule, noise.steps, noise.start, noise.end)
+        self.network = self._network()
+        self._encoder: list[Encoder] = []  # stands still: no part of the weights
+        self._names: dict[str, str] = {}
+        side = options.size or SIDE
+        self.spec = IOSpec(
+            maps={"picture": MapSpec(3)},
+            outputs={"picture": Output("picture", channels=RGB)},
+            encoding=Encoding("rgb8", (0.5,) * 3, (0.5,) * 3),
+            mpp=options.mpp,
+            divisor=self.network.divisor,
+            margin=side // 4,
+            tile=side,
+            stitch="latents",
+        )
+
+    def _network(self) -> Network:
+        options = self.options
+        said = dict(options.network.arguments)
+        asked: dict[str, Any] = {"channels": 3}
+        if options.mask is not None:
+            if options.mask.classes is None:
+                raise ValueError("the classes are not known. Write them down: mask: {classes: [background, ...]}")
+            asked["classes"] = len(options.mask.classes) + (options.mask.boundary > 0)
+        if options.embedding is not None:
+            asked |= {"width": options.embedding.width, "tokens": options.embedding.tokens}
+        taken = networks.find(options.network.name).accepts()
+        network = networks.build(options.network.name, **{k: v for k, v in asked.items() if k in taken} | said)
+        for name, told in (("mask", options.mask), ("embedding", options.embedding)):
+            if told is not None and name not in network.takes:
+                raise ValueError(f"the network {options.network.name} takes no {name}. Remove model.{name}")
+        return network
+
+    # what it learns from
+
+    @classmethod
+    def needs(cls, options: DiffusionOptions) -> tuple[Need, ...]:
+        """Return the truths that conditions are made of."""
+        found = []
+        if options.mask is not None:
+            found.append(Need(conditions.kinds(options.mask), options.mask.truth))
+        if options.embedding is not None and options.embedding.truth is not None:
+            found.append(Need(("vector",), options.embedding.truth))
+        return tuple(found)
+
+    @classmethod
+    def resolve(cls, options: DiffusionOptions, cards: Sequence[DatasetCard]) -> DiffusionOptions:
+        """Return options with classes and the width of an embedding filled in. Raises `ValueError`."""
+        changes: dict[str, Any] = {}
+        if options.mask is not None and (cards or options.mask.classes is None):
+            changes["mask"] = conditions.resolve_mask(options.mask, cards)
+        embedding = options.embedding
+        if embedding is not None and options.condition_encoder is not None and embedding.truth is None:
+            width = listing.info(options.condition_encoder.name).channels[-1]
+            if embedding.width not in (None, width):
+                raise ValueError(
+                    f"embedding.width: {embedding.width}, but {options.condition_encoder.name} gives {width} numbers. "
+                    "Leave it out"
+                )
+            changes["embedding"] = embedding.model_copy(update={"width": width})
+        return options.model_copy(update=changes)
+
+    @classmethod
+    def targets(cls, options: DiffusionOptions, card: DatasetCard) -> TargetMaker:
+        """Return what takes class maps and embeddings from a sample."""
+        return conditions.make_targets(options, card)
+
+    @classmethod
+    def tiny(cls) -> dict[str, Any]:
+        """Return a small network that is told a class map and an embedding."""
+        return {
+            "network": {"name": "pixel-unet", "arguments": {"features": 8, "multipliers": [1, 2]}},
+            "mask": {"truth": "nuclei", "classes": ["background", "nucleus"]},
+            "embedding": {"truth": "embedding", "width": 8},
+            "sampling": {"sampler": "ddim", "steps": 2},
+            "size": 32,
+        }
+
+    def procedure(self) -> Procedure:
+        """Return the denoising procedure."""
+        return Denoising()
+
+    # conditions
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """Names of the conditions that it can be told."""
+        told = {"mask": self.options.mask, "embedding": self.options.embedding}
+        return tuple(name for name, options in told.items() if options is not None)
+
+    @property
+    def guidable(self) -> bool:
+        """Whether its conditions were hidden in training, so that guidance has something to lead away from."""
+        return bool(self.takes) and self.options.dropout > 0
+
+    def inputs_of(self, batch: Batch) -> dict[str, Tensor]:
+        """Return pictures and what is told of each; where a truth is absent, that nothing is told."""
+        found = dict(batch.inputs)
+        for name in ("mask", "edge", "embedding"):
+            value = batch.targets.get(name)
+            if not isinstance(value, Tensor):
+                continue
+            told = batch.has.get(name)
+            if told is not None:
+                hidden = conditions.HIDDEN if name == "mask" else 0
+                value = torch.where(told.to(value.device).view(-1, *[1] * (value.ndim - 1)), value, hidden)
+            found[name] = value.to(batch.inputs["image"].device)
+        return found
+
+    def condition(self, inputs: Mapping[str, Tensor], kept: Kept | None = None) -> Condition:
+        """Return the network's condition from `inputs_of`: the embedding is the picture's own where none is given."""
+        found: dict[str, Any] = {}
+        options = self.options
+        if options.mask is not None and "mask" in inputs:
+            edge = inputs.get("edge") if options.mask.boundary else None
+            if options.mask.boundary and edge is None:
+                edge = torch.zeros_like(inputs["mask"])
+            found["mask"] = conditions.planes(inputs["mask"], edge, len(options.mask.classes or ()))
+        if options.embedding is not None:
+            if "embedding" in inputs:
+                found["embedding"] = inputs["embedding"].float()
+            elif options.condition_encoder is not None and "image" in inputs:
+                found["embedding"] = self.embedding_of(inputs["image"], kept)
+        return found
+
+    def embedding_of(self, pictures: Tensor, kept: Kept | None = None) -> Tensor:
+        """Return (B, T, D) features of pictures in [-1, 1], by `condition_encoder`. Raises `UserError` without one."""
+        options = self.options
+        if options.condition_encoder is None or options.embedding is None:
+            raise UserError(
+                f"{self.weights_name or self.name}: no encoder makes its embeddings, they come with the data. "
+                "Give a file of numbers: --embedding"
+            )
+        if not self._encoder:
+            self._encoder = [conditions.embedder(options.condition_encoder, options.condition_encoder_weights)]
+        encoder = self._encoder[0] = self._encoder[0].to(pictures.device)
+        tokens = options.embedding.tokens
+        kept = kept or Kept("none")
+        if kept.where == "none":
+            return conditions.embed(encoder, (pictures + 1) / 2, tokens)
+        if "embedding" not in self._names:
+            self._names["embedding"] = identity(encoder, options.condition_encoder.name, str(tokens))
+        return kept.of(self._names["embedding"], pictures, lambda one: conditions.embed(encoder, (one + 1) / 2, tokens))
+
+    # training
+
+    def clean(self, pictures: Tensor, generator: torch.Generator, kept: Kept | None = None) -> Tensor:
+        """Return what noise is put on: the pictures (B, 3, H, W) in [-1, 1], continued to the network's divisor."""
+        return self._padded(pictures)
+
+    def _padded(self, x: Tensor, value: float | None = None) -> Tensor:
+        height, width = x.shape[-2:]
+        below, right = -height % self.network.divisor, -width % self.network.divisor
+        if not (below or right):
+            return x
+        if value is not None:
+            return F.pad(x, (0, right, 0, below), value=value)
+        return F.pad(x, (0, right, 0, below), mode="replicate")
+
+    def terms(
+        self, batch: Batch, generator: torch.Generator, *, spread: bool = False, kept: Kept | None = None
+    ) -> dict[str, Tensor]:
+        """Return named losses of each picture (B,).
+
+        `spread`: times evenly over the schedule and nothing hidden, for validation; else all is drawn.
+        """
+        noise_options = self.options.noise
+        inputs = self.prepare(self.inputs_of(batch))
+        clean = self.clean(inputs["image"].float(), generator, kept)
+        told = self._at_size(self.condition(inputs, kept), clean)
+        count, device = len(clean), clean.device
+        if spread:
+            t = (torch.arange(count) + 0.5) / count * self.schedule.steps
+            t = t if noise_options.prediction == "flow" else t.long()
+        else:
+            t = schedule.draw_times(self.schedule, count, noise_options.prediction, generator)
+            if self.options.dropout and told:
+                hidden = torch.rand(count, generator=generator) < self.options.dropout
+                told = dict(self.network.drop(told, hidden.to(device)))
+        t = t.to(device)
+        noise = torch.randn(clean.shape, generator=generator).to(device)
+        x = schedule.add_noise(self.schedule, clean, noise, t, noise_options.prediction)
+        output = self.network(x, t, told or None).float()
+        output = self._where_valid(output, clean, noise, t, batch.valid)
+        return schedule.denoising_loss(
+            self.schedule,
+            output,
+            clean,
+            noise,
+            t,
+            prediction=noise_options.prediction,
+            weighting=noise_options.weighting,
+            gamma=noise_options.gamma,
+        )
+
+    def _at_size(self, told: Condition, clean: Tensor) -> dict[str, Any]:
+        """Return a condition whose class map has the size of what is denoised."""
+        found = dict(told)
+        if "mask" in found:
+            found["mask"] = self._padded(found["mask"], 0.0)
+        return found
+
+    def _where_valid(self, output: Tensor, clean: Tensor, noise: Tensor, t: Tensor, valid: Tensor | None) -> Tensor:
+        """Return the output with the right answer outside the pictures, so that padding costs nothing."""
+        if valid is None or bool(valid.all()) or output.shape[1] != clean.shape[1]:
+            return output
+        answer = schedule.target_of(self.schedule, clean, noise, t, self.options.noise.prediction)
+        inside = self._padded(valid.to(output.device)[:, None].float(), 0.0) > 0
+        return torch.where(inside, output, answer)
+
+    def forward(self, inputs: Mapping[str, Tensor], taps: Sequence[str] = ()) -> Maps:
+        """Return {"picture": what the network says of `noisy` (B, C, h, w) at `time` (B,)}; other inputs tell it."""
+        told = self._at_size(self.condition({k: v for k, v in inputs.items() if k != "image"}), inputs["noisy"])
+        return {"picture": self.network(inputs["noisy"], inputs["time"], told or None)}
+
+    def loss(self, maps: Maps, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Return the denoising loss of a batch, as a validation measures it; `maps` are not looked at."""
+        terms = self.terms(batch, torch.Generator().manual_seed(0), spread=True)
+        return {name: value.mean() for name, value in terms.items()}
+
+    # drawing
+
+    def sample(
+        self,
+        told: Condition,
+        shape: tuple[int, int],
+        seeds: Sequence[int],
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        sampler: str | None = None,
+    ) -> Tensor:
+        """Return (B, 3, *shape) float32 in [0, 1], a picture a seed, of conditions (B, ...).
+
+        A picture depends on its seed and its own condition alone, up to rounding. Raises `UserError` for guidance
+        without a null condition, and for an unknown sampler.
+        """
+        options = self.options.sampling
+        guidance = options.guidance if guidance is None else guidance
+        if guidance != 1 and told and not self.guidable:
+            raise UserError(
+                f"guidance {guidance:g}: the model was trained without hiding its conditions (dropout: 0), so there is "
+                "no null condition to lead away from. Use guidance 1."
+            )
+        size = tuple(s + -s % self.network.divisor for s in shape)
+        noise, generators = sampling.noise_like((self.network.channels, *size), seeds)
+        x = noise.to(self.device)
+        told = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in self._at_size(told, x).items()}
+        scheduler = sampling.make_scheduler(
+            cast(Any, sampler or options.sampler), self.schedule, self.options.noise.prediction
+        )
+        predict = sampling.guided(self.network, told or None, guidance)
+        found = sampling.sample(predict, x, scheduler, steps or options.steps, generators)
+        return ((found.float()[:, :, : shape[0], : shape[1]] + 1) / 2).clamp(0, 1)
+
+    def infer(  # type: ignore[override]  # the options that it takes, by name
+        self,
+        inputs: Mapping[str, Tensor],
+        *,
+        rng: torch.Generator | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        sampler: str | None = None,
+    ) -> Maps:
+        """Return {"picture": (B, 3, H, W) in [0, 1]}, drawn at the size of `image`.
+
+        Told by `mask`, `edge` and `embedding` where they are there; without an embedding, like `image`.
+        """
+        image = inputs["image"]
+        seeds = torch.randint(2**62, (len(image),), generator=rng).tolist()
+        told = self.condition(inputs)
+        size = (image.shape[2], image.shape[3])
+        return {"picture": self.sample(told, size, seeds, steps=steps, guidance=guidance, sampler=sampler)}
+
+    def panels(self, batch: Batch) -> list[list[NDArray[np.uint8]]]:
+        """Return what was told, what was drawn with and without guidance, and the real picture."""
+        batch = Batch({k: v[:4] for k, v in batch.inputs.items()}, _first(batch.targets), _first(batch.has))
+        inputs = self.prepare(self.inputs_of(batch))
+        told = self.condition(inputs)
+        size, seeds = (inputs["image"].shape[2], inputs["image"].shape[3]), range(len(inputs["image"]))
+        shown = [conditions.shown(inputs["mask"], inputs.get("edge"))] if "mask" in told else []
+        strengths = (1.0, 3.0) if self.guidable else (1.0,)
+        for strength in strengths:
+            drawn = self.sample(told, size, seeds, guidance=strength)
+            shown.append([np.moveaxis(to_uint8(p), 0, -1) for p in drawn])
+        shown.append([np.moveaxis(to_uint8((p + 1) / 2), 0, -1) for p in inputs["image"]])
+        return [list(row) for row in zip(*shown, strict=True)]
+
+    def decode(self, maps: Maps, geometry: Sequence[Geometry]) -> list[dict[str, Prediction]]:
+        """Return one picture an image, uint8, at the size of its source."""
+        found: list[dict[str, Prediction]] = []
+        for picture, place in zip(maps["picture"].float(), geometry, strict=True):
+            height, width = (round(s * k) for s, k in zip(place.shape, place.scale, strict=True))
+            here = picture[None, :, :height, :width]
+            if here.shape[2:] != tuple(place.shape):
+                here = F.interpolate(here, size=tuple(place.shape), mode="bilinear", align_corners=False)
+            found.append({"picture": PicturePrediction(to_uint8(here[0]), RGB)})
+        return found
+
+
+def _first(values: Mapping[str, Any], count: int = 4) -> dict[str, Any]:
+    return {name: value[:count] for name, value in values.items()}
+
+
+def to_uint8(picture: Tensor) -> NDArray[np.uint8]:
+    """Return a picture in [0, 1] as 8 bits."""
+    return np.asarray((255 * picture).round().clamp(0, 255).to(torch.uint8).cpu().numpy())
