@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("zoo.cli.check", "recipes and cards: every mistake at once, nothing started"),
     "train": ("zoo.cli.train", "a recipe -> a run folder; or resume a run"),
     "predict": ("zoo.cli.predict", "weights and images -> files that other tools open"),
+    "generate": ("zoo.cli.generate", "weights and masks, embeddings or noise -> pictures"),
     "bench": ("zoo.cli.bench", "weights x datasets -> a table with intervals, and pictures"),
     "data": ("zoo.cli.data", "fetch or check a copy, a card for your own folder, samples"),
     "weights": ("zoo.cli.weights", "pull, verify, mirror, push: pretrained weights"),

@@ -46,7 +46,7 @@ class Diffusion(Family):
         self.network = self._network()
         self._encoder: list[Encoder] = []  # stands still: no part of the weights
         self._names: dict[str, str] = {}
-        side = options.size or SIDE
+        side = self.side
         self.spec = IOSpec(
             maps={"picture": MapSpec(3)},
             outputs={"picture": Output("picture", channels=RGB)},
@@ -136,6 +136,16 @@ class Diffusion(Family):
     def guidable(self) -> bool:
         """Whether its conditions were hidden in training, so that guidance has something to lead away from."""
         return bool(self.takes) and self.options.dropout > 0
+
+    @property
+    def factor(self) -> int:
+        """Pixels of a picture per number of what is denoised, along a side."""
+        return 1
+
+    @property
+    def side(self) -> int:
+        """Side of the pictures that it was made for, in pixels."""
+        return self.options.size or (self.network.size or 0) * self.factor or SIDE
 
     def inputs_of(self, batch: Batch) -> dict[str, Tensor]:
         """Return pictures and what is told of each; where a truth is absent, that nothing is told."""
