@@ -7,8 +7,6 @@ from typing import Any, ClassVar
 
 from tester import FamilyTester
 
-NETWORK = {"name": "pixel-unet", "arguments": {"features": 8, "multipliers": [1, 2]}}
-
 
 class TestDiffusion(FamilyTester):
     family = "diffusion"

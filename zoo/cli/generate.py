@@ -3,7 +3,7 @@ but noise. A picture depends on its seed, and not on what is drawn beside it; ho
 What is in DIR already is not drawn again, so that the same command goes on after an interruption.
 
   zoo generate tissue-diffusion-pixel-unet --mask masks/ --count 4 --out drawn
-  zoo generate runs/my-generator --mask phantom-nuclei:test --size 128 --out drawn
+  zoo generate runs/mine --mask phantom-nuclei:test --size 128 --out drawn
 
 A mask holds a class a pixel (255: nothing is told here), or an object's number where the model has one class or --class
 says which; GeoJSON by class names, with --size; or DATASET[:SPLIT]. An embedding is a .npy file.
