@@ -101,7 +101,7 @@ def test_a_page_in_a_terminal(capsys: pytest.CaptureFixture[str], name: str) -> 
 
 def test_markdown_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "show", "uni", "--markdown")[1].startswith("## uni.mahmoodlab\n\nUNI")
-    assert json.loads(run(capsys, "show", "uni", "--json")[1])["state"] == "gated"
+    assert json.loads(run(capsys, "show", "uni", "--json")[1])["weights"]["state"] == "gated"
     assert run(capsys, "show", "unii", "--markdown")[0] == 2
     status, _, err = run(capsys, "show", "pixcell-256")
     assert status == 2
