@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="pictures at once (default 8)")
     parser.add_argument("--precision", choices=("32", "bf16"), default="32", help="arithmetic (default 32)")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, mps (default auto)")
+    parser.add_argument("--pairs", action="store_true", help="make DIR a dataset: images/, masks/ and a card")
     parser.add_argument("--overwrite", action="store_true", help="draw again what is there already")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -71,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         drawing=Drawing(args.steps, args.guidance, args.sampler, args.batch, args.tile, args.overlap, args.precision),
         overwrite=args.overwrite,
         progress=not args.quiet,
+        pairs=args.pairs,
     )
     for failure in summary.failures:
         print(failure["error"], file=sys.stderr)

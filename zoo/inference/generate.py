@@ -28,6 +28,7 @@ import zoo
 from zoo.errors import Interrupted, UserError, ZooError, counted, suggest
 from zoo.families.diffusion import sampling
 from zoo.families.diffusion.family import Diffusion, to_uint8
+from zoo.inference import pairs as pair
 from zoo.inference.canvas import Canvas, Process
 from zoo.inference.sheet import write_sheet
 from zoo.inference.windows import Plan, plan
@@ -110,8 +111,11 @@ def generate(
     drawing: Drawing | None = None,
     overwrite: bool = False,
     progress: bool = True,
+    pairs: bool = False,
 ) -> Summary:
     """Draw `count` pictures of everything that is asked for, with seeds `seed`, `seed` + 1 ..., into the folder `out`.
+
+    `pairs`: make `out` a dataset to train on, pictures in images/, what they were drawn from in masks/.
 
     Raises `UserError` before anything is drawn (a family that draws nothing, a condition that the model does not take,
     guidance without a null condition, too little room), `ZooError` where the disk fills up midway, and `Interrupted` on
@@ -124,13 +128,19 @@ def generate(
     asked_for = wishes(family, asked, out, summary.failures)
     _check_guidance(family, drawing, asked_for)
     how = _how(family, drawing)
+    if pairs:
+        pair.check(family, bool(asked.masks))
+        pair.write_card(out, family)
+    pictures = out / pair.IMAGES if pairs else out
     jobs = [_job(family, drawing, wish, seed + k, how) for wish in asked_for for k in range(count)]
-    todo = [job for job in jobs if overwrite or not _there(out / job.name, job.record)]
+    todo = [job for job in jobs if overwrite or not _there(pictures / job.name, job.record)]
     summary.there = [job.name for job in jobs if job not in todo]
     _check_room(out, family, drawing, todo)
     try:
-        for done in _drawn(family, drawing, todo, out, progress):
-            summary.drawn.append(done.name)
+        for job in todo if pairs else ():  # first, so that no picture is there without its mask
+            pair.write_mask(out, job.name, job.wish, family)
+        for job in _drawn(family, drawing, todo, pictures, progress):
+            summary.drawn.append(job.name)
     except KeyboardInterrupt:
         raise Interrupted(f"{summary}. Stopped; the same command goes on from here.") from None
     except OSError as error:
@@ -142,7 +152,9 @@ def generate(
         ) from None
     finally:
         _write_failures(summary)
-    write_sheet(out / "sheet.png", asked_for, [[out / j.name for j in jobs if j.wish is wish] for wish in asked_for])
+    write_sheet(
+        out / "sheet.png", asked_for, [[pictures / j.name for j in jobs if j.wish is wish] for wish in asked_for]
+    )
     return summary
 
 
@@ -299,13 +311,14 @@ def _drawn(family: Diffusion, drawing: Drawing, todo: list[Job], out: Path, prog
         first = todo[position]
         if _large(family, drawing, first.wish):
             _draw_large(family, drawing, first, out, told)
-            some = [first]
+            yield first
+            position += 1
         else:
             some = todo[position : position + _alike(todo, position, drawing.batch)]
             for job, picture in zip(some, draw(family, drawing, some), strict=True):
                 _write_png(out / job.name, picture, job.record)
-        yield from some
-        position += len(some)
+                yield job
+            position += len(some)
         told.pictures(position)
 
 

@@ -23,6 +23,7 @@ from zoo.families.diffusion.family import Diffusion
 from zoo.inference.inputs import find_images
 from zoo.inference.source import ModelGrid, Mpp, model_shape, of_file, scale_of
 from zoo.io.images import read_image, read_indices
+from zoo.types import Instances
 
 JSON = (".geojson", ".json")
 Arrays = dict[str, NDArray[Any]]
@@ -33,13 +34,15 @@ class Wish:
     """One thing that pictures are to be like, whatever their seeds.
 
     `stem`: of the names of their files; `shape`: (H, W); `told`: "mask" (H, W) uint8 and "edge" (H, W) uint8, or
-    "embedding" (T, D) float32; `origin`: what provenance says of it.
+    "embedding" (T, D) float32; `origin`: what provenance says of it; `objects` (H, W): the objects of a mask by number,
+    where they are known.
     """
 
     stem: str
     shape: tuple[int, int]
     told: Arrays = field(default_factory=dict)
     origin: dict[str, Any] = field(default_factory=dict)
+    objects: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def wishes(family: Diffusion, asked: Asked, out: Path, failures: list[dict[str, 
         items = find_images(asked.like, out)
         jobs += [(str(i.path), partial(_of_picture, family, asked, i.path, i.stem.as_posix())) for i in items]
     if not jobs:
-        return [_sized(family, Wish("picture", asked.size or (family.side, family.side)))]
+        jobs = [("", lambda: iter([Wish("picture", asked.size or (family.side, family.side))]))]
     found: list[Wish] = []
     for name, job in jobs:
         try:
@@ -170,19 +173,21 @@ def _of_dataset(family: Diffusion, asked: Asked, name: str, split: str) -> Itera
         sample = dataset[index]
         told = maker(sample)
         if "mask" in told:
-            mask, edge = _cut(told["mask"], told.get("edge"), asked.size)
-            yield _wish(sample.id.replace("/", "_"), mask, edge, f"{name}:{split}/{sample.id}")
+            truth = sample.truth.get(maker.key or "")
+            objects = truth.map if isinstance(truth, Instances) else None
+            window = _middle(told["mask"].shape, asked.size)
+            mask, edge, objects = (None if a is None else a[window] for a in (told["mask"], told.get("edge"), objects))
+            assert mask is not None
+            yield _wish(sample.id.replace("/", "_"), mask, edge, f"{name}:{split}/{sample.id}", objects)
 
 
-def _cut(mask: NDArray[Any], edge: NDArray[Any] | None, size: tuple[int, int] | None) -> tuple[NDArray[Any], Any]:
+def _middle(shape: tuple[int, ...], size: tuple[int, int] | None) -> tuple[slice, slice]:
     """Return the middle of a dataset's mask, where a smaller size is asked for."""
-    if size is None:
-        return mask, edge
-    if size[0] > mask.shape[0] or size[1] > mask.shape[1]:
-        raise DataError(f"--size: {size[0]} x {size[1]}, but the mask has {mask.shape[0]} x {mask.shape[1]} pixels.")
-    y, x = ((have - want) // 2 for have, want in zip(mask.shape, size, strict=True))
-    window = slice(y, y + size[0]), slice(x, x + size[1])
-    return mask[window], None if edge is None else edge[window]
+    height, width = size or (shape[0], shape[1])
+    if height > shape[0] or width > shape[1]:
+        raise DataError(f"--size: {height} x {width}, but the mask has {shape[0]} x {shape[1]} pixels.")
+    y, x = (shape[0] - height) // 2, (shape[1] - width) // 2
+    return slice(y, y + height), slice(x, x + width)
 
 
 def _of_file(family: Diffusion, asked: Asked, path: Path, stem: str) -> Iterator[Wish]:
@@ -196,7 +201,8 @@ def _of_file(family: Diffusion, asked: Asked, path: Path, stem: str) -> Iterator
         table = np.zeros(int(ids.max(initial=0)) + 1, np.uint8)
         for label, kind in kinds.items():
             table[label] = kind
-        yield _wish(stem, table[ids], outline(ids, options.boundary) if options.boundary else None, str(path))
+        edge = outline(ids, options.boundary) if options.boundary else None
+        yield _wish(stem, table[ids], edge, str(path), ids)
         return
     values = read_indices(path)
     if asked.size is not None and tuple(values.shape) != asked.size:
@@ -205,7 +211,8 @@ def _of_file(family: Diffusion, asked: Asked, path: Path, stem: str) -> Iterator
             f"{asked.size[1]}. Leave out --size."
         )
     mask, edge = from_values(values, classes, options.boundary, asked.object_class, str(path))
-    yield _wish(stem, mask, edge, str(path))
+    numbered = asked.object_class is not None or len(classes) == 2
+    yield _wish(stem, mask, edge, str(path), values if numbered and len(np.unique(values)) > 2 else None)
 
 
 def from_values(
@@ -243,10 +250,12 @@ def from_values(
     return mask, outline(np.where(mask == HIDDEN, 0, mask), boundary)
 
 
-def _wish(stem: str, mask: NDArray[Any], edge: NDArray[Any] | None, name: str) -> Wish:
+def _wish(
+    stem: str, mask: NDArray[Any], edge: NDArray[Any] | None, name: str, objects: NDArray[Any] | None = None
+) -> Wish:
     told = {"mask": mask} if edge is None else {"mask": mask, "edge": edge}
     origin = {"kind": "mask", "file": name, "sha256": _digest(*told.values())}
-    return Wish(stem, (mask.shape[0], mask.shape[1]), told, origin)
+    return Wish(stem, (mask.shape[0], mask.shape[1]), told, origin, objects)
 
 
 # --- embeddings -------------------------------------------------------------------------------------------------------

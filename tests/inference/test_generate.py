@@ -1,0 +1,443 @@
+"""Pictures drawn into files: what a picture depends on, what is told, large ones, resuming, and every mistake."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from zoo.data.datasets import open_dataset
+from zoo.errors import Interrupted, UserError, ZooError
+from zoo.families import build
+from zoo.families.diffusion.family import Diffusion
+from zoo.families.diffusion.schedule import Schedule
+from zoo.inference import generate as module
+from zoo.inference.canvas import Canvas, Process
+from zoo.inference.generate import Drawing, generate, provenance
+from zoo.inference.windows import plan
+from zoo.inference.wishes import Asked, from_values
+
+Make = Callable[..., Diffusion]
+NETWORK = {"name": "pixel-unet", "arguments": {"features": 8, "multipliers": [1, 2]}}
+MASK = {"truth": "nuclei", "classes": ["background", "a", "b"]}
+FEW = Drawing(steps=3)
+
+
+def made(**options: Any) -> Diffusion:
+    """Return a model whose weights are noise, so that everything that it is told changes what it draws."""
+    torch.manual_seed(0)
+    family = build.create("diffusion", {"network": NETWORK, "size": 32, "mask": MASK, **options})
+    for parameter in family.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.08)
+    family.weights_name = "made"
+    return cast(Diffusion, family.eval())
+
+
+def write_mask(path: Path, values: Any = None, shape: tuple[int, int] = (32, 32), dtype: Any = np.uint8) -> Path:
+    if values is None:
+        values = np.zeros(shape, dtype)
+        values[4:12, 4:14], values[20:28, 6:18] = 1, 2
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(values, dtype)).save(path)
+    return path
+
+
+def pixels(path: Path) -> NDArray[np.int16]:
+    with Image.open(path) as image:
+        return np.asarray(image).astype(np.int16)
+
+
+def asked(*masks: Path, **more: Any) -> Asked:
+    return Asked(masks=[str(m) for m in masks], **more)
+
+
+# --- what a picture depends on ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", ["dpm++", "ddpm"])
+def test_a_picture_depends_on_its_seed_and_not_on_its_neighbours(tmp_path: Path, sampler: str) -> None:
+    mask = write_mask(tmp_path / "m.png")
+    one, many, late = (tmp_path / name for name in ("one", "many", "late"))
+    generate(made(), asked(mask), one, count=5, drawing=Drawing(3, 2.0, sampler, batch=1))
+    generate(made(), asked(mask), many, count=5, drawing=Drawing(3, 2.0, sampler, batch=4))
+    generate(made(), asked(mask), late, count=1, seed=3, drawing=Drawing(3, 2.0, sampler))
+    names = [f"m-{k:04d}.png" for k in range(5)]
+    for name in names:
+        assert np.abs(pixels(one / name) - pixels(many / name)).max() <= 1
+    assert np.abs(pixels(late / names[3]) - pixels(one / names[3])).max() <= 1
+    assert np.abs(pixels(one / names[0]) - pixels(one / names[1])).mean() > 5
+
+
+def test_masks_change_pictures_and_so_does_guidance(tmp_path: Path) -> None:
+    family = made()
+    wish = [write_mask(tmp_path / "a.png"), write_mask(tmp_path / "b.png", np.full((32, 32), 255))]
+    generate(family, asked(*wish), tmp_path / "1", drawing=FEW)
+    generate(family, asked(wish[0]), tmp_path / "2", drawing=Drawing(3, 4.0))
+    a, b = pixels(tmp_path / "1" / "a-0000.png"), pixels(tmp_path / "1" / "b-0000.png")
+    assert np.abs(a - b).mean() > 5
+    assert np.abs(a - pixels(tmp_path / "2" / "a-0000.png")).mean() > 1
+
+
+def test_what_is_there_is_not_drawn_again(tmp_path: Path) -> None:
+    family, mask, out = made(), write_mask(tmp_path / "m.png"), tmp_path / "out"
+    first = generate(family, asked(mask), out, count=3, drawing=FEW)
+    assert first.drawn == [f"m-{k:04d}.png" for k in range(3)]
+    before = pixels(out / "m-0001.png")
+    (out / "m-0001.png").unlink()
+    (out / "m-0002.png").write_bytes(b"half a file")
+    again = generate(family, asked(mask), out, count=3, drawing=FEW)
+    assert (again.drawn, again.there) == (["m-0001.png", "m-0002.png"], ["m-0000.png"])
+    assert np.array_equal(pixels(out / "m-0001.png"), before)
+    other = generate(family, asked(mask), out, count=1, drawing=Drawing(4))
+    assert other.drawn == ["m-0000.png"]
+    assert not [p for p in out.iterdir() if p.name.startswith(".")]
+
+
+def test_metadata_say_how_a_picture_was_made(tmp_path: Path) -> None:
+    family, mask, out = made(), write_mask(tmp_path / "m.png"), tmp_path / "out"
+    generate(family, asked(mask), out, seed=7, drawing=Drawing(3, 2.5))
+    told = provenance(out / "m-0007.png")
+    assert told is not None
+    assert (told["synthetic"], told["weights"], told["seed"], told["steps"], told["guidance"]) == (
+        True,
+        "made",
+        7,
+        3,
+        2.5,
+    )
+    assert told["told"]["file"] == str(mask)
+    assert len(told["weights_sha256"]) == len(told["told"]["sha256"]) == 64
+    assert (out / "sheet.png").is_file()
+    assert provenance(mask) is None
+
+
+def test_nothing_told_draws_the_models_own_size(tmp_path: Path) -> None:
+    done = generate(made(mask=None), Asked(), tmp_path, count=2, drawing=FEW)
+    assert done.drawn == ["picture-0000.png", "picture-0001.png"]
+    assert pixels(tmp_path / "picture-0000.png").shape == (32, 32, 3)
+    generate(made(mask=None), Asked(size=(20, 30)), tmp_path / "odd", drawing=FEW)
+    assert pixels(tmp_path / "odd" / "picture-0000.png").shape == (20, 30, 3)
+
+
+# --- what is told -----------------------------------------------------------------------------------------------------
+
+
+def test_masks_of_every_kind() -> None:
+    classes = ("background", "a", "b")
+    stored = np.array([[0, 1, 1], [2, 2, 255]])
+    mask, edge = from_values(stored, classes, 1, None, "m")
+    assert mask.tolist() == stored.tolist()
+    assert edge is not None
+    assert edge.tolist() == [[0, 1, 1], [1, 1, 0]]
+    objects = np.array([[7, 7, 0], [9, 9, 0], [9, 9, 0]], np.uint32)
+    mask, edge = from_values(objects, classes, 1, "b", "m")
+    assert mask.tolist() == [[2, 2, 0], [2, 2, 0], [2, 2, 0]]
+    mask, _ = from_values(objects, ("background", "nucleus"), 0, None, "m")
+    assert mask.max() == 1
+    assert from_values(objects > 0, ("background", "nucleus"), 0, None, "m")[0].tolist() == mask.tolist()
+    assert from_values(stored.astype(float), classes, 0, None, "m")[1] is None
+
+
+def test_masks_from_datasets_and_geojson(tmp_path: Path) -> None:
+    options = {"truth": "nuclei", "classes": ["background", "epithelial", "lymphocyte", "fibroblast"]}
+    family = made(mask=options)
+    done = generate(family, Asked(["phantom-nuclei:test"], size=(32, 32), limit=2), tmp_path / "d", drawing=FEW)
+    assert done.drawn == ["test-0000-0000.png", "test-0001-0000.png"]
+    ring = [[2, 2], [12, 2], [12, 12], [2, 12], [2, 2]]
+    feature = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {"classification": {"name": "lymphocyte"}},
+    }
+    path = tmp_path / "m.geojson"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    assert generate(family, asked(path, size=(32, 32)), tmp_path / "g", drawing=FEW).drawn == ["m-0000.png"]
+    with pytest.raises(UserError, match=r"polygons have no size of their own. Say it with --size"):
+        generate(family, asked(path), tmp_path / "g2", drawing=FEW)
+
+
+def test_embeddings_and_pictures(tmp_path: Path) -> None:
+    own = {"condition_encoder": "mobilenetv3_small_050", "condition_encoder_weights": "none"}
+    family = made(mask=None, embedding={}, **own)
+    width = family.options.embedding.width if family.options.embedding else None
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "e.npy", rng.normal(size=(2, width or 0)))
+    done = generate(family, Asked(embeddings=[str(tmp_path / "e.npy")]), tmp_path / "e", drawing=FEW)
+    assert done.drawn == ["e-0000-0000.png", "e-0001-0000.png"]
+    picture = rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "p.png")
+    like = Asked(like=[str(tmp_path / "p.png")])
+    generate(family, like, tmp_path / "l", drawing=FEW)
+    told = provenance(tmp_path / "l" / "p-0000.png")
+    assert told is not None
+    assert told["told"]["kind"] == "like"
+    middle = torch.from_numpy(picture[4:36, 8:40].copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    again = tmp_path / "same.npy"
+    np.save(again, family.embedding_of(middle)[0].numpy())
+    generate(family, Asked(embeddings=[str(again)]), tmp_path / "s", drawing=FEW)
+    assert np.abs(pixels(tmp_path / "s" / "same-0000.png") - pixels(tmp_path / "l" / "p-0000.png")).mean() > 1  # noise
+    wish = module.wishes(family, like, tmp_path / "l", [])[0]
+    np.testing.assert_allclose(wish.told["embedding"], np.load(again), atol=1e-6)
+
+
+# --- pairs to train on ------------------------------------------------------------------------------------------------
+
+
+def test_pairs_are_a_dataset(tmp_path: Path) -> None:
+    family = made(mask={"truth": "nuclei", "classes": ["background", "nucleus"]})
+    labels = np.zeros((32, 32), np.uint16)
+    labels[2:10, 2:10], labels[2:10, 10:20] = 1, 2  # touching
+    mask = write_mask(tmp_path / "m.tif", labels, dtype=np.uint16)
+    out = tmp_path / "pairs"
+    generate(family, asked(mask), out, count=2, drawing=FEW, pairs=True)
+    dataset = open_dataset(out, split="all")
+    assert len(dataset) == 2
+    sample = dataset[0]
+    assert sample.image.shape == (3, 32, 32)
+    truth = sample.truth["nuclei"]
+    assert truth.kind == "instances"
+    assert np.array_equal(truth.map, labels)
+    assert generate(family, asked(mask), out, count=2, drawing=FEW, pairs=True).drawn == []
+
+
+# --- large pictures ---------------------------------------------------------------------------------------------------
+
+
+def test_a_large_picture_is_what_its_definition_says(tmp_path: Path) -> None:
+    """Against a slow twin: the whole picture in memory, windows averaged with their weights, DDIM in float64."""
+    schedule = Schedule("cosine")
+    process = Process(schedule, "v", 4, clamp=True)
+    tiles = plan((40, 56), 16, 8, 4)
+
+    def predict(x: torch.Tensor, t: torch.Tensor, corners: Any) -> torch.Tensor:
+        place = torch.tensor([[i + 2 * j for i, j in corners]]).view(-1, 1, 1, 1) / 100
+        return torch.tanh(x.roll(1, 3)) * 0.3 + place + t.view(-1, 1, 1, 1).float() / 2000
+
+    canvas = Canvas(tmp_path / "c", 3, tiles, process, 5, "x")
+    x = np.frombuffer(canvas.file(0).read_bytes(), np.float32).reshape(40, 56, 3).astype(np.float64)
+    assert abs(x.std() - 1) < 0.05
+    found = np.concatenate(list(canvas.denoise(predict, batch=3)))
+    bars = schedule.alphas_cumprod.numpy()
+    for number, time in enumerate([999, 749, 499, 249]):
+        total, weight = np.zeros_like(x), np.zeros((40, 56, 1))
+        for r, i in enumerate(tiles.rows.starts):
+            for c, j in enumerate(tiles.columns.starts):
+                window = torch.from_numpy(x[i : i + 16, j : j + 16].transpose(2, 0, 1).astype(np.float32))[None]
+                v = predict(window, torch.tensor([float(time)]), [(i, j)]).double()
+                clean = (bars[time] ** 0.5 * window - (1 - bars[time]) ** 0.5 * v).clamp(-1, 1)[0].numpy()
+                for axis, index, start in ((tiles.rows, r, i), (tiles.columns, c, j)):
+                    del axis, index, start
+                w = np.zeros((16, 16, 1))
+                (b, e), (left, right) = tiles.rows.support(r), tiles.columns.support(c)
+                w[b - i : e - i, left - j : right - j, 0] = np.outer(tiles.rows.weights(r), tiles.columns.weights(c))
+                total[i : i + 16, j : j + 16] += clean.transpose(1, 2, 0) * w
+                weight[i : i + 16, j : j + 16] += w
+        np.testing.assert_allclose(weight, 1, atol=1e-6)
+        if number == 3:
+            x = total
+            break
+        noise = (x - bars[time] ** 0.5 * total) / (1 - bars[time]) ** 0.5
+        x = bars[time - 250] ** 0.5 * total + (1 - bars[time - 250]) ** 0.5 * noise
+    np.testing.assert_allclose(found, x, atol=1e-4)
+
+
+def test_windows_that_agree_leave_no_seam(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(-0.9, 0.9, (64, 48, 3)).astype(np.float32)
+    process = Process(Schedule("linear"), "sample", 3, clamp=True)
+
+    def oracle(x: torch.Tensor, t: torch.Tensor, corners: Any) -> torch.Tensor:
+        parts = [truth[i : i + 16, j : j + 16].transpose(2, 0, 1) for i, j in corners]
+        return torch.from_numpy(np.stack(parts))
+
+    canvas = Canvas(tmp_path / "c", 3, plan((64, 48), 16, 4, 4), process, 0, "x")
+    np.testing.assert_allclose(np.concatenate(list(canvas.denoise(oracle, 4))), truth, atol=1e-5)
+
+
+def test_an_interrupted_large_picture_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = made()
+    mask = write_mask(tmp_path / "big.png", np.tile(np.arange(96)[:, None] // 8 % 3, (1, 80)))
+    drawing = Drawing(4, tile=32)
+    generate(family, asked(mask), tmp_path / "whole", drawing=drawing)
+    calls = 0
+    plain = Canvas.denoise
+
+    def breaking(self: Canvas, predict: Any, batch: int, on_step: Any) -> Any:
+        def counted(step: int) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 2:
+                raise KeyboardInterrupt
+
+        return plain(self, predict, batch, counted)
+
+    monkeypatch.setattr(Canvas, "denoise", breaking)
+    with pytest.raises(Interrupted, match="the same command goes on from here"):
+        generate(family, asked(mask), tmp_path / "cut", drawing=drawing)
+    assert (tmp_path / "cut" / ".big-0000.png.work" / "x-2.bin").is_file()
+    monkeypatch.setattr(Canvas, "denoise", plain)
+    steps: list[int] = []
+    monkeypatch.setattr(module._Told, "steps", lambda self, done, of: steps.append(done))
+    generate(family, asked(mask), tmp_path / "cut", drawing=drawing)
+    assert steps[0] == 2
+    assert np.array_equal(pixels(tmp_path / "cut" / "big-0000.png"), pixels(tmp_path / "whole" / "big-0000.png"))
+    assert not (tmp_path / "cut" / ".big-0000.png.work").exists()
+    generate(family, asked(mask), tmp_path / "one", drawing=Drawing(4, tile=32, batch=1))
+    apart = np.abs(pixels(tmp_path / "one" / "big-0000.png") - pixels(tmp_path / "whole" / "big-0000.png"))
+    assert apart.max() <= 1
+
+
+def test_very_large_pictures_are_tiled_tiffs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tifffile
+
+    monkeypatch.setattr(module, "PNG_SIDE", 64)
+    mask = write_mask(tmp_path / "big.png", np.tile(np.arange(96)[:, None] // 8 % 3, (1, 80)))
+    done = generate(made(), asked(mask), tmp_path / "out", drawing=Drawing(2, tile=32))
+    assert done.drawn == ["big-0000.tif"]
+    assert tifffile.imread(tmp_path / "out" / "big-0000.tif").shape == (96, 80, 3)
+    told = provenance(tmp_path / "out" / "big-0000.tif")
+    assert told is not None
+    assert (told["tile"], told["sampler"]) == (32, "ddim")
+    assert generate(made(), asked(mask), tmp_path / "out", drawing=Drawing(2, tile=32)).drawn == []
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+def wrong_mask(tmp_path: Path, kind: str) -> Path:
+    path = tmp_path / "m.png"
+    if kind == "unknown":
+        return write_mask(path, np.full((32, 32), 7))
+    if kind == "colour":
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(path)
+    elif kind == "small":
+        write_mask(path, np.zeros((1, 2)))
+    elif kind == "fractions":
+        path = tmp_path / "m.npy"
+        np.save(path, np.full((32, 32), 0.5))
+    elif kind == "negative":
+        path = tmp_path / "m.npy"
+        np.save(path, np.full((32, 32), -1))
+    elif kind == "text":
+        path.write_text("no picture")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("unknown", "the mask holds 7, which is no class. Expected 0 background, 1 a, 2 b, or 255"),
+        ("colour", "Expected one number a pixel"),
+        ("small", "1 x 2 pixels. Expected 4 or more a side"),
+        ("fractions", "the mask holds fractions"),
+        ("negative", "the mask holds the value -1. Expected 0 or more"),
+        ("text", "m.png"),
+        ("absent", "there is no such file or folder"),
+    ],
+)
+def test_a_bad_mask(tmp_path: Path, kind: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        generate(made(), asked(wrong_mask(tmp_path, kind)), tmp_path / "out", drawing=FEW)
+    assert not list((tmp_path / "out").glob("*.png"))
+
+
+def test_a_bad_mask_among_several_is_left_out(tmp_path: Path) -> None:
+    write_mask(tmp_path / "in" / "a.png")
+    write_mask(tmp_path / "in" / "b.png", np.full((32, 32), 9))
+    done = generate(made(), Asked([str(tmp_path / "in")]), tmp_path / "out", drawing=FEW)
+    assert (done.drawn, done.status) == (["a-0000.png"], 1)
+    failures = json.loads((tmp_path / "out" / "failures.json").read_text())
+    assert failures[0]["file"].endswith("b.png")
+    assert "no class" in failures[0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.zeros(5), "embeddings of 5 numbers. Expected 8"),
+        (np.full(8, np.nan), "nan or infinity"),
+        (np.zeros((1, 2, 3, 8)), "an array of shape"),
+        (np.array(["text"]), "no array of numbers"),
+    ],
+)
+def test_a_bad_embedding(tmp_path: Path, values: Any, words: str) -> None:
+    np.save(tmp_path / "e.npy", values)
+    family = made(mask=None, embedding={"truth": "e", "width": 8})
+    with pytest.raises(UserError, match=words):
+        generate(family, Asked(embeddings=[str(tmp_path / "e.npy")]), tmp_path / "out", drawing=FEW)
+    (tmp_path / "e.npy").write_text("no array")
+    with pytest.raises(UserError, match=r"no array of numbers. Expected a .npy file"):
+        generate(family, Asked(embeddings=[str(tmp_path / "e.npy")]), tmp_path / "out", drawing=FEW)
+    with pytest.raises(UserError, match=r"--like: made does not take that. It is told by --embedding"):
+        generate(family, Asked(like=[str(tmp_path / "e.npy")]), tmp_path / "out", drawing=FEW)
+
+
+def test_guidance_without_a_null_condition(tmp_path: Path) -> None:
+    mask = write_mask(tmp_path / "m.png")
+    with pytest.raises(UserError, match=r"trained without hiding its conditions .dropout: 0., so there is no null"):
+        generate(made(dropout=0.0), asked(mask), tmp_path / "out", drawing=Drawing(3, 2.0))
+    assert generate(made(dropout=0.0), asked(mask), tmp_path / "out", drawing=Drawing(3, 1.0)).drawn
+    with pytest.raises(UserError, match="nothing is told that it could lead to"):
+        generate(made(), Asked(), tmp_path / "out", drawing=Drawing(3, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("what", "drawing", "more", "words"),
+    [
+        (Asked(), Drawing(0), {}, "--steps: 0 will not do. Expected 1 or more"),
+        (Asked(), Drawing(1001), {}, "--steps: 1001 will not do. Expected at most 1000"),
+        (Asked(), Drawing(sampler="dimm"), {}, 'no sampler "dimm". Did you mean ddim'),
+        (Asked(), Drawing(guidance=-1.0), {}, "--guidance: -1.0 will not do"),
+        (Asked(), FEW, {"count": 0}, "--count: 0 will not do"),
+        (Asked(), FEW, {"seed": -1}, "--seed: -1 will not do"),
+        (Asked(), Drawing(2, tile=2), {}, "--tile: 2 will not do. Expected 4 or more"),
+        (Asked(size=(96, 96)), Drawing(2, tile=32, overlap=32), {}, "--overlap: tiles of 32 pixels cannot share 32"),
+        (Asked(["m.png"], ["e.npy"]), FEW, {}, "--mask and --embedding: one of them at a time"),
+        (Asked(embeddings=["e.npy"]), FEW, {}, "--embedding: made does not take that. It is told by --mask"),
+        (Asked(["m.png"], object_class="c"), FEW, {}, '--class: no class "c". Expected one of a, b'),
+        (Asked(size=(2, 2)), FEW, {}, "--size: 2 x 2 pixels. Expected 4 or more a side"),
+    ],
+)
+def test_a_mistake_is_a_sentence(tmp_path: Path, what: Asked, drawing: Drawing, more: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        generate(made(), what, tmp_path / "out", drawing=drawing, **more)
+
+
+def test_other_families_draw_nothing(tmp_path: Path) -> None:
+    options = {"encoder": "mobilenetv3_small_050", "classes": ["background", "nucleus"], "channels": ["r", "g", "b"]}
+    with pytest.raises(UserError, match=r"a model of the family unet draws nothing from noise.*use zoo predict"):
+        generate(build.create("unet", options), Asked(), tmp_path)
+
+
+def test_a_disk_that_fills_up_midway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    family, mask, out = made(), write_mask(tmp_path / "m.png"), tmp_path / "out"
+    write, count = module._write_png, 0
+
+    def full(*args: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(*args)
+
+    monkeypatch.setattr(module, "_write_png", full)
+    with pytest.raises(ZooError, match=r"the disk is full after 2 of 4 pictures. Free some space; the same command"):
+        generate(family, asked(mask), out, count=4, drawing=FEW)
+    monkeypatch.setattr(module, "_write_png", write)
+    assert generate(family, asked(mask), out, count=4, drawing=FEW).drawn == ["m-0002.png", "m-0003.png"]
+
+
+def test_too_little_room_is_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: room._replace(free=1000))
+    with pytest.raises(UserError, match=r"4 pictures may need 1.2e-05 GB, and 1e-06 GB are free"):
+        generate(made(mask=None), Asked(), tmp_path / "out", count=4, drawing=FEW)
