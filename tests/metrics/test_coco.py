@@ -25,7 +25,8 @@ def scene(seed: int, images: int = 6, classes: int = 2) -> list[boxes.Pair]:
         extra = np.concatenate([c := rng.uniform(0, 200, (2, 2)), c + 20], 1)
         named = np.concatenate([kinds[kept], rng.integers(1, classes + 1, 2)])
         scores = rng.random(len(named)).round(3)
-        found.append(boxes.Pair(boxes.Boxes(np.concatenate([ours, extra]), named, scores), boxes.Boxes(true, kinds)))
+        prediction = boxes.Boxes(np.concatenate([ours, extra]), named, scores)
+        found.append(boxes.Pair(prediction, boxes.Boxes(true, kinds), classes=("one", "two", "three")[:classes]))
     return found
 
 
@@ -88,6 +89,26 @@ def test_a_resample_is_the_evaluation_of_its_images() -> None:
     resampled = pooled.coco_ap.resampler(images)
     assert resampled(chosen) == pytest.approx(expected["AP"])
     assert function("coco_ap")(images) == pytest.approx(coco.evaluate(images)["AP"])
+
+
+def test_a_class_by_its_name_is_that_class_alone() -> None:
+    images = scene(3)
+    every = coco.Evaluation(images).per_class()
+    for kind, name in ((1, "one"), (2, "two")):
+        assert function(f"coco_ap50@{name}")(images) == pytest.approx(slow_ap50(images, kind), abs=1e-9)
+        assert function(f"coco_ap@{name}")(images) == pytest.approx(every[kind][0])
+        assert function(f"coco_ap75@{name}")(images) == pytest.approx(every[kind][2])
+    assert math.isnan(function("coco_ap50@three")(images))
+    chosen = np.array([0, 0, 3, 5])
+    resampled = function("coco_ap50@two").resampler(images)  # type: ignore[attr-defined]
+    assert resampled(chosen) == pytest.approx(slow_ap50([images[i] for i in chosen], 2), abs=1e-9)
+
+
+def test_sizes_and_numbers_of_boxes_are_cocos() -> None:
+    images = scene(1)
+    stats = coco.evaluate(images)
+    for name, stat in (("ap_small", "APsmall"), ("ap_medium", "APmedium"), ("ap_large", "APlarge"), ("ar1", "AR1")):
+        assert function(f"coco_{name}")(images) == pytest.approx(stats[stat], nan_ok=True)
 
 
 def test_nothing_to_find_and_nothing_found() -> None:

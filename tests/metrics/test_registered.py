@@ -26,10 +26,9 @@ def evidence_of_a_perfect_prediction() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     label = np.kron(np.arange(9).reshape(3, 3), np.ones((6, 6), int))
     image = rng.integers(0, 256, (3, 16, 16), np.uint8)
-    found = np.array([[0, 1], [1, 0]])
-    box = boxes.Boxes(
-        np.array([[0.0, 0, 4, 4], [2, 2, 9, 9]]), np.array([1, 2]), scores=np.array([0.9, 0.8]), attributes=found
-    )
+    found = np.array([[0, 1], [1, 0], [1, 1], [0, 0]])
+    places = np.array([[0.0, 0, 4, 4], [2, 2, 9, 9], [10, 10, 70, 70], [80, 80, 200, 200]])
+    box = boxes.Boxes(places, np.arange(1, 5), scores=np.array([0.9, 0.8, 0.7, 0.6]), attributes=found)
     table = instances.overlap(label, label)
     features = rng.normal(size=(6, 4))
     return {
@@ -40,7 +39,7 @@ def evidence_of_a_perfect_prediction() -> dict[str, Any]:
         "shapes": shapes.shapes(label, label),
         "types": types.typed(table, np.arange(8) % 3, np.arange(8) % 3, 3),
         "picture": picture.pair(image, image, channels=("red", "green", "blue")),
-        "boxes": boxes.Pair(box, box),
+        "boxes": boxes.Pair(box, box, classes=tuple("abcd"), attributes=("first", "second")),
         "features": features,
     }
 
@@ -82,6 +81,7 @@ def test_names_with_an_argument() -> None:
         ("object_f1@two", "expected a number above 0, at most 1"),
         ("object_f1@0", "expected a number above 0"),
         ("pearson@", "the channel is missing"),
+        ("coco_ap50@", "the class is missing"),
         ("picture_fid", "needs an encoder"),
         ("picture_kid@", "the encoder is missing"),
     ],

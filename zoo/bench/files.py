@@ -75,6 +75,7 @@ def markdown(results: Results) -> str:
         parts += _compared(results.analysis.comparisons.get(key, []))
         parts += _seeds(results, key)
         parts += _centres(results, key)
+        parts += [line for row in rows for line in _confused(row)]
         parts += _curves(results, key)
     parts += _whole(results)
     if results.failures:
@@ -119,6 +120,19 @@ def _centres(results: Results, key: Table) -> list[str]:
     parts = [f"| by centre | output | {' | '.join(names)} |", f"| --- | --- |{' ---: |' * len(names)}"]
     for row, metric, means in found:
         parts.append(f"| {label(row)} | {row.output} | {' | '.join(cell(means.get(n), metric) for n in names)} |")
+    return [*parts, ""]
+
+
+def _confused(row: Row) -> list[str]:
+    """Return which class was taken for which: true boxes in rows, predicted ones in columns."""
+    if row.confusion is None or row.baseline:
+        return []
+    classes, counts = row.confusion
+    parts = [f"| {label(row)}: boxes that are | taken for {' | '.join(classes)} | not found |"]
+    parts.append(f"| --- |{' ---: |' * (len(classes) + 1)}")
+    for name, line in zip((*classes, "nothing"), counts.tolist(), strict=True):
+        cells = [*map(str, line[:-1]), "" if name == "nothing" else str(line[-1])]
+        parts.append(f"| {name} | {' | '.join(cells)} |")
     return [*parts, ""]
 
 
@@ -210,6 +224,8 @@ def plain(results: Results) -> dict[str, Any]:
 
 
 def _row(row: Row) -> dict[str, Any]:
+    confused = row.confusion
+    more = {} if confused is None else {"confusion": {"classes": list(confused[0]), "counts": confused[1].tolist()}}
     return {
         "weights": row.weights,
         "dataset": row.dataset,
@@ -224,6 +240,7 @@ def _row(row: Row) -> dict[str, Any]:
         "seconds_median": None if row.seconds is None else round(row.seconds, 4),
         "memory_peak_mib": None if row.memory is None else round(row.memory, 1),
         "metrics": _plain(_means(row.means)),
+        **more,
     }
 
 

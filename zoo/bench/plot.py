@@ -145,6 +145,41 @@ def curve(found: Sequence[Curve], series: Mapping[tuple[str, str], int]) -> str:
     return _plot(parts, width, height, f"{about.summary}: {found[0].metric}", "small", caption=False)
 
 
+# --- boxes ------------------------------------------------------------------------------------------------------------
+
+
+def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]], title: str) -> str:
+    """Return which class was taken for which: true classes in rows, predicted ones in columns, a cell as dark as its
+    share of the row; the last row is what is nothing, the last column what was not found."""
+    count = len(classes)
+    wide, high = (88, 46) if count <= 6 else (54, 34)
+    left, top = 128, 46
+    width, height = left + wide * (count + 1), top + high * (count + 1) + 4
+    parts = [f'<text x="{left + wide * count / 2}" y="14" class="axis">predicted</text>']
+    for column, name in enumerate((*classes, "not found")):
+        middle, said = left + wide * (column + 0.5), html.escape(_short(name, 12))
+        parts.append(f'<text x="{middle}" y="{top - 10}" class="tick">{said}</text>')
+    for row, (name, line) in enumerate(zip((*classes, "nothing there"), counts, strict=True)):
+        y, total = top + high * row, sum(line)
+        parts.append(
+            f'<text x="{left - 10}" y="{y + high / 2 + 4}" class="name">{html.escape(_short(name, 16))}</text>'
+        )
+        for column, number in enumerate(line):
+            if row == column == count:
+                continue  # what is nothing and was not found is everywhere
+            x, share = left + wide * column, number / total if total else 0.0
+            kind = "right" if row == column else "off"
+            shade = f'<rect x="{x + 1}" y="{y + 1}" width="{wide - 2}" height="{high - 2}" class="{kind}" '
+            parts.append(f'{shade}fill-opacity="{0.75 * share:.3f}"/>')
+            middle = x + wide / 2
+            if row == count or not number:
+                parts.append(f'<text x="{middle}" y="{y + high / 2 + 5}" class="count">{number}</text>')
+                continue
+            parts.append(f'<text x="{middle}" y="{y + high / 2}" class="count">{number}</text>')
+            parts.append(f'<text x="{middle}" y="{y + high / 2 + 14}" class="share">{share:.0%}</text>')
+    return _plot(parts, width, height, title, "plot confusion")
+
+
 # --- ranks ------------------------------------------------------------------------------------------------------------
 
 

@@ -104,12 +104,29 @@ def _section(results: Results, key: tuple[str, str, str], rows: Sequence[Row], n
         tables.compared(results, key),
         tables.seeds(results, key),
         tables.centres(results, key),
+        _confusions(rows, several, opened=2),
         _curves(results, key),
         *_galleries(results, [row for row in rows if not row.baseline], several, numbers),
         tables.groups(rows, measured, several),
     ]
     name = text(" ".join(key))
     return f'<section data-name="{name}">\n' + "\n".join(part for part in parts if part) + "\n</section>"
+
+
+def _confusions(rows: Sequence[Row], several: bool, opened: int) -> str:
+    """Return which class of box was taken for which, a picture a row; beyond the first few they are folded."""
+    found: list[str] = []
+    for row in rows:
+        if row.baseline or row.confusion is None:
+            continue
+        classes, counts = row.confusion
+        title = "Boxes: true classes in rows, what they were taken for in columns, shares of the row"
+        picture = plot.confusion(classes, counts.tolist(), title)
+        shown = " open" if len(found) < opened else ""
+        summary = f"<summary><h3>Confusion: {tables.name(row, several)}</h3></summary>"
+        search = f'data-search="{text(row.weights)}"'
+        found.append(f'<details class="gallery" {search}{shown}>{summary}\n{picture}</details>')
+    return "\n".join(found)
 
 
 def _curves(results: Results, key: tuple[str, str, str]) -> str:

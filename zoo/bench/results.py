@@ -22,7 +22,8 @@ FORMAT = 2
 @dataclass(frozen=True)
 class Case:
     """One image under one row: its scores, the seconds that the prediction took and its peak of memory in MiB, its
-    pictures (role -> file below the output folder), its centre, and what it adds to pooled metrics."""
+    pictures (role -> file below the output folder), its centre, what it adds to pooled metrics, and, of boxes, which
+    class was taken for which (`zoo.families.score.Judged`)."""
 
     image: str
     group: str
@@ -32,6 +33,7 @@ class Case:
     memory: float | None = None
     center: str | None = None
     records: dict[str, Any] = field(default_factory=dict, compare=False)
+    confusion: tuple[tuple[str, ...], Any] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,12 @@ class Row:
     def table(self) -> tuple[str, str, str]:
         """Return what the row is compared within: dataset, split, truth."""
         return self.dataset, self.split, self.truth
+
+    @property
+    def confusion(self) -> tuple[tuple[str, ...], Any] | None:
+        """Return classes and the table of true by predicted boxes over all images; None of anything but boxes."""
+        found = [case.confusion for case in self.cases if case.confusion is not None]
+        return (found[0][0], sum(table for _, table in found)) if found else None
 
     @property
     def seconds(self) -> float | None:

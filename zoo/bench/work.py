@@ -223,6 +223,7 @@ class _Pair:
                     memory=kept.memory,
                     center=sample.center,
                     records=found.records,
+                    confusion=found.confusion,
                 )
             )
 

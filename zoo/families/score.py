@@ -8,13 +8,13 @@ objects are judged too. Instances are judged as objects and, made into a class m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.cards import DatasetCard
+from zoo.cards import DatasetCard, TruthCard
 from zoo.data.truths import BACKGROUND, as_semantic, boxes_of, foreground, match_classes
 from zoo.errors import DataError, UserError, suggest
 from zoo.families.base import Family, Output
@@ -132,8 +132,8 @@ def _task(family: Family, card: DatasetCard, name: str, output: Output, wanted: 
     truth = card.truths[key]
     if wanted is None and output.kind == "picture" and truth.channels != ("red", "green", "blue"):
         metrics += tuple(f"pearson@{c}" for c in truth.channels if c in output.channels and len(truth.channels) > 1)
-    if wanted is None and output.kind == "boxes" and truth.attributes:
-        metrics += ("attribute_f1",)
+    if wanted is None and output.kind == "boxes":
+        metrics += _of_boxes(family, output, truth)
     truth_classes = truth.classes
     merge = dict(getattr(family.options, "merge", None) or {})
     note = ""
@@ -143,6 +143,19 @@ def _task(family: Family, card: DatasetCard, name: str, output: Output, wanted: 
     return Task(
         name, output.kind, key, output.classes, truth_classes, metrics, merge, note, colours, dict(truth.attributes)
     )
+
+
+def _of_boxes(family: Family, output: Output, truth: TruthCard) -> tuple[str, ...]:
+    """Return what is added of boxes of several classes, and of attributes that model and truth both know."""
+    merge: Mapping[str, Sequence[str]] = getattr(family.options, "merge", None) or {}
+    becomes = {source: name for name, sources in merge.items() for source in sources}
+    shared = [c for c in dict.fromkeys(becomes.get(c, c) for c in truth.classes) if c in output.classes]
+    found: tuple[str, ...] = ()
+    if len(shared) > 1:
+        found = ("differential_error", *(f"{m}@{c}" for m in ("coco_ap50", "coco_ap") for c in shared))
+    asked = getattr(family.options, "attributes", None)
+    said = [name for name in truth.attributes if name in ((asked and asked.values) or {})]
+    return found + ("attribute_f1_pooled", *(f"attribute_f1_pooled@{name}" for name in said)) * bool(said)
 
 
 def _truth_key(card: DatasetCard, output: Output) -> str | None:
@@ -185,10 +198,11 @@ def _classes(
 @dataclass(frozen=True)
 class Judged:
     """What one image says: `scores` metric -> value; `records` pooled metric -> what the image adds to it
-    (`zoo.metrics.pooled`)."""
+    (`zoo.metrics.pooled`); `confusion`, of boxes: names of classes and the table of `zoo.metrics.boxes.confusion`."""
 
     scores: dict[str, float]
     records: dict[str, Any]
+    confusion: tuple[tuple[str, ...], NDArray[np.int64]] | None = None
 
 
 def score(task: Task, prediction: Prediction, truth: Truth) -> dict[str, float]:
@@ -212,6 +226,8 @@ def judge(task: Task, prediction: Prediction, truth: Truth) -> Judged:
                 judged.records[name] = function(name).record(found[about.kind])  # type: ignore[attr-defined]
             else:
                 judged.scores[name] = _value(name, found[about.kind])
+        if "boxes" in found:
+            return replace(judged, confusion=(found["boxes"].classes, boxes.confusion(found["boxes"])))
         return judged
     except ValueError as error:
         raise DataError(f"{task.output} against {task.truth}: {error}.") from None
@@ -373,22 +389,25 @@ def pictures(prediction: PicturePrediction, truth: Picture) -> picture.Pair:
 def _boxes(task: Task, prediction: BoxesPrediction, truth: Boxes | Instances) -> boxes.Pair:
     """Return both sets of boxes; classes and attributes are compared by name.
 
-    Boxes of a class that only one of the two sides names are neither right nor wrong, and left out. Objects are judged
+    Boxes of a class that only one of the two sides names are neither right nor wrong, and left out; what the model was
+    told to ignore (`merge`) is a crowd of every class. Objects are judged
     by the boxes around them; classes of the truth become the model's as in its training (`merge`).
     """
     there = boxes_of(truth) if isinstance(truth, Instances) else truth
     becomes = {source: name for name, sources in task.merge.items() for source in sources}
     names = [becomes.get(name, name) for name in task.truth_classes]
-    theirs = list(dict.fromkeys(names))
-    table = np.array([0, *(theirs.index(name) + 1 for name in names)], np.int64)
-    known = np.array([names[int(c) - 1] in (*prediction.classes, "ignore") for c in there.classes], bool)
+    theirs = [name for name in dict.fromkeys(names) if name in prediction.classes]
+    every = list(range(1, len(theirs) + 1))
+    numbers = [every if n == "ignore" else [theirs.index(n) + 1] if n in theirs else [] for n in names]
+    rows = [(i, k) for i, c in enumerate(there.classes) for k in numbers[int(c) - 1]]  # a box that is ignored, in each
+    place, classes = np.array(rows, np.int64).reshape(-1, 2).T
     left_out = np.array([names[int(c) - 1] == "ignore" for c in there.classes], bool)
-    crowd = (left_out if there.crowd is None else left_out | there.crowd)[known]
-    said = None if there.attributes is None else there.attributes[known]
-    true = boxes.Boxes(there.xyxy[known], table[there.classes[known]], None, crowd if crowd.any() else None, said)
+    crowd = (left_out if there.crowd is None else left_out | there.crowd)[place]
+    said = None if there.attributes is None else there.attributes[place]
+    true = boxes.Boxes(there.xyxy[place], classes, None, crowd if crowd.any() else None, said)
     ours = _predicted(prediction, theirs, task.attributes)
     weaker = None if prediction.weaker is None else _predicted(prediction.weaker, theirs, task.attributes)
-    return boxes.Pair(ours, true, weaker)
+    return boxes.Pair(ours, true, weaker, tuple(theirs), tuple(task.attributes))
 
 
 def _predicted(

@@ -6,7 +6,8 @@ overlaps (`instances.overlap`), the same with the maps (`shapes.shapes`) or with
 (`picture.pair`), two sets of boxes (`boxes.pair`). So any number of metrics costs one pass.
 
 A name may carry an argument: `object_f1@0.7` (IoU), `centroid_f1@8` (pixels), `surface_dice@3` (pixels),
-`pearson@DAPI` (a channel), `picture_fid@resnet50` (an encoder, which it cannot do without). `function(NAME)` gives the
+`pearson@DAPI` (a channel), `coco_ap50@WBC` (a class), `picture_fid@resnet50` (an encoder, which it cannot do
+without). `function(NAME)` gives the
 function, `METRICS[NAME]` what it is; neither imports the module behind a name before it is called for. A pooled metric
 (`about.pooled`) is a number of a set of images, not of one: see `zoo.metrics.pooled`.
 """
@@ -111,10 +112,33 @@ METRICS: Table = Table(
         "box_recall": About("boxes", "max", 1.0, "Recall over boxes, matched at IoU >= 0.5", argument=_IOU),
         "box_count_error": About("boxes", "min", None, "Absolute error of the number of boxes, summed over classes"),
         "attribute_f1": About("boxes", "max", 1.0, "F1 of the attributes of matched boxes, mean over attributes"),
-        "coco_ap": About("boxes", "max", 1.0, "COCO's AP, mean over IoU 0.5, 0.55 ... 0.95 and classes", True),
-        "coco_ap50": About("boxes", "max", 1.0, "COCO's AP at IoU 0.5, mean over classes", True),
-        "coco_ap75": About("boxes", "max", 1.0, "COCO's AP at IoU 0.75, mean over classes", True),
+        "coco_ap": About(
+            "boxes", "max", 1.0, "COCO's AP, mean over IoU 0.5, 0.55 ... 0.95 and classes", True, argument="class"
+        ),
+        "coco_ap50": About("boxes", "max", 1.0, "COCO's AP at IoU 0.5, mean over classes", True, argument="class"),
+        "coco_ap75": About("boxes", "max", 1.0, "COCO's AP at IoU 0.75, mean over classes", True, argument="class"),
+        "coco_ap_small": About("boxes", "max", 1.0, "COCO's AP of boxes below 32² pixels", True),
+        "coco_ap_medium": About("boxes", "max", 1.0, "COCO's AP of boxes of 32² to 96² pixels", True),
+        "coco_ap_large": About("boxes", "max", 1.0, "COCO's AP of boxes above 96² pixels", True),
+        "coco_ar1": About("boxes", "max", 1.0, "COCO's AR, a box an image and class, mean over IoU and classes", True),
+        "coco_ar10": About("boxes", "max", 1.0, "COCO's AR, 10 boxes an image, mean over IoU and classes", True),
         "coco_ar100": About("boxes", "max", 1.0, "COCO's AR, 100 boxes an image, mean over IoU and classes", True),
+        "differential_error": About(
+            "boxes",
+            "min",
+            1.0,
+            "Differential count: |share - true share| of all boxes, mean over classes",
+            True,
+            argument="class",
+        ),
+        "attribute_f1_pooled": About(
+            "boxes",
+            "max",
+            1.0,
+            "Macro F1 of the attributes of all matched boxes of all images",
+            True,
+            argument="attribute",
+        ),
         "fid": About("features", "min", None, "Frechet distance of the features of two sets of pictures"),
         "kid": About("features", "min", None, "Kernel distance (MMD²) of the features of two sets of pictures"),
         "phv": About("features", "min", 1.0, "Perceptual hash value: share of channels whose means differ"),
@@ -127,7 +151,7 @@ def parsed(base: str, argument: str) -> Any:
     """Return the argument behind an `@` as its metric takes it. Raises `ValueError` with one sentence."""
     kind = dict.get(METRICS, base)
     word = kind.argument if kind else None
-    if word in ("channel", "encoder"):
+    if word in ("channel", "encoder", "class", "attribute"):
         if not argument:
             raise ValueError(f'metric "{base}@": the {word} is missing. Expected {base}@{word.upper()}')
         return argument

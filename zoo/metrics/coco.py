@@ -35,11 +35,15 @@ STATS = (
 
 
 class Evaluation:
-    """Images matched once; numbers of them, or of any resample of them."""
+    """Images matched once; numbers of them, or of any resample of them.
 
-    def __init__(self, images: Sequence[Pair]) -> None:
-        self.images = len(images)
-        self.classes = sorted({int(c) for pair in images for c in pair.truth.classes})
+    `only`: the one class that is looked at, boxes of every size and 100 of an image, which is all that `average` needs.
+    """
+
+    def __init__(self, images: Sequence[Pair], only: int | None = None) -> None:
+        self.images, self.only = len(images), only
+        known = sorted({int(c) for pair in images for c in pair.truth.classes})
+        self.classes = known if only is None else [k for k in known if k == only]
         self._found = self._evaluate(images) if self.classes else None
         if self._found is not None:
             shape = (len(self.classes), len(self._found.params.areaRng), self.images)
@@ -57,6 +61,9 @@ class Evaluation:
             detections = _detections(images, set(self.classes))
             found = COCOeval(truth, truth.loadRes(detections) if detections else _empty(truth), "bbox")
             found.params.imgIds = list(range(1, self.images + 1))
+            if self.only is not None:
+                found.params.maxDets = [100]
+                found.params.areaRng, found.params.areaRngLbl = found.params.areaRng[:1], ["all"]
             found.evaluate()
         return found
 
@@ -78,6 +85,13 @@ class Evaluation:
         with contextlib.redirect_stdout(io.StringIO()):
             found.summarize()
         return {name: _number(value) for name, value in zip(STATS, found.stats, strict=True)}
+
+    def average(self, chosen: NDArray[Any] | None = None) -> tuple[float, float, float]:
+        """Return AP, AP50 and AP75, means over the classes, of the images `chosen` as in `stats`."""
+        if self._found is None:
+            return (float("nan"),) * 3
+        precision = self._accumulate(chosen).eval["precision"][:, :, :, 0, -1]  # threshold, recall, class
+        return _average(precision), _average(precision[0]), _average(precision[5])
 
     def per_class(self) -> dict[int, tuple[float, float, float]]:
         """Return class -> (AP, AP50, AP75)."""
@@ -115,6 +129,8 @@ def _dataset(images: Sequence[Pair], classes: Sequence[int]) -> dict[str, Any]:
         truth = pair.truth
         crowd = np.zeros(len(truth.xyxy), bool) if truth.crowd is None else truth.crowd
         for box, kind, many in zip(truth.xyxy, truth.classes, crowd, strict=True):
+            if int(kind) not in classes:
+                continue
             xywh = _xywh(box)
             annotations.append(
                 {

@@ -119,22 +119,88 @@ mpq_pooled = Pooled(
 # --- boxes ------------------------------------------------------------------------------------------------------------
 
 
-def _coco(stat: str) -> Pooled:
-    def record(evidence: boxes.Pair) -> boxes.Pair:
-        return evidence
+def _itself(evidence: boxes.Pair) -> boxes.Pair:
+    return evidence
 
+
+def _coco(stat: str) -> Pooled:
     def prepare(records: Sequence[Any]) -> Callable[[Any], float]:
         matched = coco.Evaluation(records)
         return lambda indices: matched.stats(indices)[stat]
 
-    return Pooled(record, functools.partial(_coco_value, stat), additive=False, prepare=prepare)
+    make = functools.partial(_coco_of_class, stat) if stat in _BY_CLASS else None
+    return Pooled(_itself, functools.partial(_coco_value, stat), additive=False, prepare=prepare, make=make)
 
 
 def _coco_value(stat: str, records: Sequence[Any]) -> float:
     return coco.evaluate(records)[stat]
 
 
-coco_ap, coco_ap50, coco_ap75, coco_ar100 = (_coco(stat) for stat in ("AP", "AP50", "AP75", "AR100"))
+_BY_CLASS = ("AP", "AP50", "AP75")
+
+
+def _coco_of_class(stat: str, name: str) -> Pooled:
+    """Return the same number of one class alone; nan where the truth has no box of it."""
+    place = _BY_CLASS.index(stat)
+
+    def prepare(records: Sequence[Any]) -> Callable[[Any], float]:
+        kind = next((k for pair in records if (k := pair.number_of(name)) is not None), None)
+        matched = coco.Evaluation(records if kind is not None else [], kind)
+        return lambda indices: matched.average(indices)[place]
+
+    def value(records: Sequence[Any]) -> float:
+        return prepare(records)(None)
+
+    return Pooled(_itself, value, additive=False, prepare=prepare)
+
+
+coco_ap, coco_ap50, coco_ap75 = (_coco(stat) for stat in _BY_CLASS)
+coco_ap_small, coco_ap_medium, coco_ap_large = (_coco(f"AP{size}") for size in ("small", "medium", "large"))
+coco_ar1, coco_ar10, coco_ar100 = (_coco(f"AR{most}") for most in (1, 10, 100))
+
+
+def _share_error(name: str | None = None) -> Pooled:
+    def record(evidence: boxes.Pair) -> Any:
+        kind = None if name is None else evidence.number_of(name)
+        if name is not None and kind is None:
+            return np.zeros((2, 2), np.int64)
+        counts = boxes.counted(evidence)
+        if kind is None:
+            return counts
+        return np.stack([counts[:, kind - 1], counts.sum(1) - counts[:, kind - 1]], 1)
+
+    def value(records: Sequence[Any]) -> float:
+        return boxes.share_error(_sum(records), None if name is None else 1)
+
+    return Pooled(record, value, make=_share_error)
+
+
+differential_error = _share_error()
+
+
+def _attribute_f1(name: str | None = None) -> Pooled:
+    """Return the macro F1 of attributes over all matched boxes of all images (`zoo.metrics.boxes.attribute_f1`)."""
+
+    def record(evidence: boxes.Pair) -> Any:
+        pairs = boxes.attribute_pairs(evidence)
+        if name is None:
+            return pairs
+        place = evidence.attributes.index(name) if name in evidence.attributes else None
+        return pairs[..., :0] if place is None else pairs[..., place : place + 1]
+
+    def value(records: Sequence[Any]) -> float:
+        told = [r for r in records if r.size]
+        if not told:
+            return float("nan")
+        p, t = np.concatenate(told, 1)
+        found = [boxes.attribute_value(p[:, a], t[:, a]) for a in range(t.shape[1])]
+        known = [v for v in found if not np.isnan(v)]
+        return float(np.mean(known)) if known else float("nan")
+
+    return Pooled(record, value, additive=False, make=_attribute_f1)
+
+
+attribute_f1_pooled = _attribute_f1()
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
