@@ -281,8 +281,8 @@ def test_bccd_in_miniature(tmp_path: Path) -> None:
     with pytest.raises(DataError, match='unknown class "WHAT"'):
         data[1]
     assert not open_dataset("bccd", root=tmp_path)[2].truth
-    voc(base / "Annotations" / "BloodImage_00001.xml", ("RBC", 0, 1, 2, 33, 22))
-    with pytest.raises(DataError, match="leaves the image of 24 x 32"):
+    voc(base / "Annotations" / "BloodImage_00001.xml", ("RBC", 0, 32, 2, 40, 22))
+    with pytest.raises(DataError, match="lies outside the image of 24 x 32"):
         data[1]
     (base / "Annotations" / "BloodImage_00001.xml").write_text("<annotation>")
     with pytest.raises(DataError, match="no Pascal VOC"):

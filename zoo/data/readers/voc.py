@@ -14,6 +14,8 @@ from zoo.errors import DataError, UserError, suggest
 from zoo.types import Boxes, Sample
 
 _SPLITS = ("train", "val", "test")
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+"""Names of a box's corners in a file, in the order in which they stand here."""
 _PICTURES = (".jpeg", ".jpg", ".png", ".tif", ".tiff")
 
 
@@ -83,30 +85,52 @@ class VocReader(FolderReader):
 def read_boxes(path: Path, classes: Sequence[str] | None, shape: Sequence[int]) -> Boxes:
     """Return the boxes of a VOC file; corners are taken as half-open, classes count from 1, attribute: truncated.
 
-    `classes` None: every name is the one class. Raises `DataError` where the file is not valid, names an unknown class
-    or leaves the image.
+    A file without an object says that nothing is there. Boxes without an area are left out, those that leave the image
+    are cut. `classes` None: every name is the one class. Raises `DataError` where the file is not valid or no VOC file,
+    and for a box of an unknown class, with its corners the wrong way round, or wholly outside.
     """
     try:
         root = ElementTree.parse(path).getroot()
-        rows, kinds, cut = [], [], []
-        for thing in root.iter("object"):
-            name = thing.findtext("name", "")
-            if classes is not None and name not in classes:
-                raise DataError(f'{path}: unknown class "{name}". {suggest(name, classes)}')
-            found = thing.find("bndbox")
-            if found is None:
-                raise DataError(f"{path}: an object has no <bndbox>. Expected four corners.")
-            box = [float(found.findtext(key, "nan")) for key in ("xmin", "ymin", "xmax", "ymax")]
-            if not (0 <= box[0] <= box[2] <= shape[1] and 0 <= box[1] <= box[3] <= shape[0]):
-                raise DataError(f"{path}: the box {box} leaves the image of {shape[0]} x {shape[1]} pixels.")
-            if box[0] < box[2] and box[1] < box[3]:
-                rows.append(box)
-                kinds.append(1 if classes is None else classes.index(name) + 1)
-                cut.append([int(thing.findtext("truncated", "-1"))])
-    except (ElementTree.ParseError, ValueError, OSError) as error:
-        raise DataError(f"{path}: the file is no Pascal VOC annotation ({error}).") from None
+    except (ElementTree.ParseError, OSError) as error:
+        line = error.position[0] if isinstance(error, ElementTree.ParseError) else 0
+        raise DataError(
+            f"{path}:{line}: the file is no Pascal VOC annotation ({error}). Expected whole XML. Copy it again."
+        ) from None
+    if root.tag != "annotation":
+        raise DataError(f"{path}: <{root.tag}> is no Pascal VOC annotation. Expected <annotation>. Copy it again.")
+    rows, kinds, cut = [], [], []
+    for number, thing in enumerate(root.iter("object"), 1):
+        where = f"{path}: object {number}"
+        name = thing.findtext("name", "")
+        if classes is not None and name not in classes:
+            raise DataError(f'{where}: unknown class "{name}". {suggest(name, classes)}'.rstrip())
+        box = _corners(where, thing, shape)
+        if box[0] < box[2] and box[1] < box[3]:
+            rows.append(box)
+            kinds.append(1 if classes is None else classes.index(name) + 1)
+            said = thing.findtext("truncated", "")
+            cut.append([int(said) if said in ("0", "1") else -1])
+    limits = [shape[1], shape[0], shape[1], shape[0]]
     return Boxes(
-        xyxy=np.asarray(rows, np.float32).reshape(-1, 4),
+        xyxy=np.clip(np.asarray(rows, np.float32).reshape(-1, 4), 0, limits).astype(np.float32),
         classes=np.asarray(kinds, np.int64),
         attributes=np.asarray(cut, np.int64).reshape(-1, 1),
     )
+
+
+def _corners(where: str, thing: ElementTree.Element, shape: Sequence[int]) -> list[float]:
+    """Return the corners of an object. Raises `DataError`."""
+    found = thing.find("bndbox")
+    try:
+        box = [float((found.findtext(key) if found is not None else None) or "?") for key in CORNERS]
+    except ValueError:
+        raise DataError(f"{where}: no four corners. Expected <bndbox> with {', '.join(CORNERS)}. Mend it.") from None
+    if not (box[0] <= box[2] and box[1] <= box[3]):
+        raise DataError(f"{where}: the box {box} ends before it begins. Expected min <= max. Mend the file.")
+    area = box[0] < box[2] and box[1] < box[3]
+    if area and (box[2] <= 0 or box[3] <= 0 or box[0] >= shape[1] or box[1] >= shape[0]):
+        raise DataError(
+            f"{where}: the box {box} lies outside the image of {shape[0]} x {shape[1]} pixels. Mend the file, or the "
+            "image is another one."
+        )
+    return box
