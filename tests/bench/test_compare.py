@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.bench import compare
+from zoo.bench import analysis, compare
 from zoo.bench.statistics import pooled_by_group
 from zoo.metrics import instances, pooled
 
@@ -142,3 +143,19 @@ def test_a_pooled_number_is_drawn_by_group() -> None:
     again = pooled_by_group(pooled.pq_pooled, records, [str(i // 2) for i in range(12)], resamples=200)
     assert found == again
     assert pooled_by_group(pooled.pq_pooled, records, ["one"] * 12).low is None
+
+
+def test_seeds_of_a_recipe_are_one_whatever_was_measured_afterwards() -> None:
+    def told(more: dict[str, Any] | None = None, **changes: str) -> dict[str, str]:
+        options = {"classes": ["WBC"], "threshold": 0.3, **(more or {})}
+        metadata = {"recipe": "finder", "seed": "0", "family": "detr", "trained_on": "[]"}
+        return {**metadata, "options": json.dumps(options), **changes}
+
+    first = analysis.recipe_key(told())
+    assert first is not None
+    measured = analysis.recipe_key(told(seed="1", more={"threshold": {"WBC": 0.6}}))
+    assert measured == (first[0], "1")
+    assert analysis.recipe_key(told(more={"classes": ["RBC"]})) != first
+    assert analysis.recipe_key(told(trained_on='["bccd"]')) != first
+    assert analysis.recipe_key(told(recipe="")) is None
+    assert analysis.recipe_key(told(family="gone")) is not None

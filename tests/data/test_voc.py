@@ -100,7 +100,7 @@ def test_boxes_without_area_are_left_out_and_those_that_leave_are_cut(folder: Pa
 
 def test_paths_inside_a_file_do_not_matter(folder: Path) -> None:
     """Annotation tools write where the image lay on their machine; the image is the one beside the file."""
-    where = "<folder>C:/Users/x</folder><filename>other.png</filename><path>/home/x/other.png</path>"
+    where = "<folder>C:/data/x</folder><filename>other.png</filename><path>/mnt/x/other.png</path>"
     assert annotated(folder, f"<annotation>{where}{thing(2, 3, 10, 12)}</annotation>").xyxy.tolist() == [[2, 3, 10, 12]]
 
 

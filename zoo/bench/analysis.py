@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zoo import registry
 from zoo.bench.compare import Comparison, Ranking, Scores, Seeds, compare, pool_seeds, rank
 from zoo.bench.perturb import PERTURBATIONS, area
 from zoo.bench.results import Case, Row
 from zoo.bench.statistics import Mean, mean_by_group, pooled_by_group
 from zoo.bench.work import Judged
+from zoo.errors import UserError
 from zoo.families.score import Task
 from zoo.metrics import METRICS, function
 
@@ -173,12 +175,18 @@ def _curve(
 
 
 def recipe_key(metadata: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return (key, seed) of weights: equal keys are trainings of one recipe on the same data. None where the file does
-    not say its recipe and seed."""
+    """Return (key, seed) of weights: equal keys are trainings of one recipe on the same data, whatever thresholds were
+    measured afterwards. None where the file does not say its recipe and seed."""
     if not metadata.get("recipe") or not metadata.get("seed"):
         return None
-    said = [metadata.get(name, "") for name in ("recipe", "family", "options", "trained_on")]
-    return json.dumps(said), metadata["seed"]
+    options = json.loads(metadata.get("options") or "{}")
+    try:
+        measured = registry.get("family", metadata.get("family", "")).measured
+    except UserError:  # a plug-in that is not installed any more
+        measured = ()
+    kept = {name: value for name, value in options.items() if name not in measured}
+    said = [metadata["recipe"], metadata.get("family", ""), kept, metadata.get("trained_on", "")]
+    return json.dumps(said, sort_keys=True), metadata["seed"]
 
 
 def seeds(

@@ -218,6 +218,8 @@ class Family(nn.Module):
 
     name: ClassVar[str]
     summary: ClassVar[str] = ""
+    measured: ClassVar[tuple[str, ...]] = ()
+    """Options that `calibrate` measures: they differ between trainings of one recipe."""
     spec: IOSpec
 
     class Options(Schema):

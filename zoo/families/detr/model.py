@@ -41,6 +41,7 @@ class Detr(Family):
 
     name = "detr"
     summary = "Boxes, their classes and attributes: deformable DETR with the HS-FPN neck, or another"
+    measured = ("threshold",)
     Options = DetrOptions
     options: DetrOptions
 

@@ -32,6 +32,7 @@ class StarDist(Family):
 
     name = "stardist"
     summary = "Objects as star-convex polygons (2-D) or polyhedra (3-D); published networks or any encoder"
+    measured = ("thresholds",)
     Options = StarDistOptions
     options: StarDistOptions
 
