@@ -101,6 +101,8 @@ class TruthCard(Schema):
     """Channel names of a picture."""
     values: tuple[str, ...] = ()
     """Names of what is measured of each object, or of the numbers of a vector."""
+    positive: float | None = None
+    """Value from which an object counts as positive for what is measured; none = values are no calls."""
     ignore: int | None = None
     """Index that means "not annotated here" in a semantic map."""
     colours: dict[str, str] = Field(default_factory=dict)

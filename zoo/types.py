@@ -47,13 +47,15 @@ class Instances:
     `map`: (H, W) or (D, H, W) int32, 0 background, ids from 1 (gaps allowed). `classes`: class index of each id (from 1
     in the order of the card's classes; a missing id is not annotated), or None where objects have one class.
     `ignore`: (H, W) bool, True where nothing is annotated, or None. `values`: (K,) float32 measurements of an id in the
-    order of the card's `values` (expression of K markers); ids that the map does not hold are ignored.
+    order of the card's `values` (expression of K markers); ids that the map does not hold are ignored. `value_names`:
+    the names of these K, where the reader says them.
     """
 
     map: NDArray[Any]
     classes: Mapping[int, int] | None = None
     ignore: NDArray[np.bool_] | None = None
     values: Mapping[int, NDArray[np.float32]] | None = None
+    value_names: tuple[str, ...] = ()
     kind: Kind = field(default="instances", init=False)
 
 
@@ -252,11 +254,13 @@ class BoxesPrediction:
 
 @dataclass(frozen=True)
 class PicturePrediction:
-    """`data` (C, H, W); "rgb8" is uint8 RGB, other encodings name what the float32 numbers are."""
+    """`data` (C, H, W); "rgb8" is uint8 RGB, other encodings name what the numbers are. `calling`: what calls a cell
+    positive from the means of its nucleus in this picture (`zoo.metrics.calls.called`), or None."""
 
     data: NDArray[Any]
     channels: tuple[str, ...]
     encoding: str = "rgb8"
+    calling: Mapping[str, Any] | None = None
     kind: Kind = field(default="picture", init=False)
 
 

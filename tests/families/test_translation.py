@@ -20,6 +20,7 @@ from zoo.families.translation import Translation, published
 from zoo.families.translation.model import PictureTarget
 from zoo.families.translation.procedure import Adversarial
 from zoo.families.translation.terms import Pass
+from zoo.nn.discriminators import SPECTRAL
 from zoo.types import Batch, Picture, Sample
 from zoo.verify.run import verify
 
@@ -84,7 +85,7 @@ def test_published_cases() -> None:
 
 def old_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a generator's state dict under the names of the published code."""
-    words = {new: old for old, new in published._SPECTRAL.items()}
+    words = {new: old for old, new in SPECTRAL.items()}
     found = {}
     for name, value in state.items():
         for new, old in words.items():

@@ -12,14 +12,32 @@ import pytest
 from zoo import registry
 from zoo.errors import UserError
 from zoo.families.score import check_metrics
-from zoo.metrics import METRICS, boxes, calibration, function, instances, picture, semantic, shapes, surface, types
+from zoo.metrics import (
+    METRICS,
+    boxes,
+    calibration,
+    calls,
+    function,
+    instances,
+    picture,
+    semantic,
+    shapes,
+    surface,
+    types,
+)
 
-WORST_IS_NOT_NEEDED = {"robustness_index", "picture_fid", "picture_kid"}
-"""Numbers of features alone, or of an encoder that must be named: tested elsewhere."""
+WORST_IS_NOT_NEEDED = {"robustness_index", "picture_fid", "picture_kid", "cell_count_pearson"}
+"""Numbers of features alone, of an encoder that must be named, or of images that must differ: tested elsewhere."""
 
 
 def test_the_registry_and_the_descriptions_agree() -> None:
     assert sorted(METRICS) == registry.names("metric")
+
+
+def perfect_cells() -> calls.Cells:
+    positive = np.array([[True, False], [False, True], [True, True], [False, False], [False, False]])
+    value = positive.astype(np.float32)
+    return calls.Cells(("CD3e", "SMA"), 200 * value, value.astype(np.float64), value, positive)
 
 
 def evidence_of_a_perfect_prediction() -> dict[str, Any]:
@@ -40,6 +58,7 @@ def evidence_of_a_perfect_prediction() -> dict[str, Any]:
         "types": types.typed(table, np.arange(8) % 3, np.arange(8) % 3, 3),
         "picture": picture.pair(image, image, channels=("red", "green", "blue")),
         "boxes": boxes.Pair(box, box, classes=tuple("abcd"), attributes=("first", "second")),
+        "cells": perfect_cells(),
         "features": features,
     }
 

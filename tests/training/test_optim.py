@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from zoo import registry
 from zoo.errors import UserError
 from zoo.schema import Component
-from zoo.training.optim import Constant, Cosine, LinearDecay, Plateau, Poly, make
+from zoo.training.optim import Constant, Cosine, LinearDecay, Plateau, Poly, WarmHold, make
 
 
 def test_cosine_after_warm_up() -> None:
@@ -55,13 +55,13 @@ def test_a_factor_is_in_0_1_and_never_rises_after_warm_up(
 
 def test_every_registered_part_is_there() -> None:
     assert registry.names("optimizer") == ["adam", "adamw", "sgd"]
-    assert registry.names("schedule") == ["constant", "cosine", "linear-decay", "plateau", "poly"]
+    assert registry.names("schedule") == ["constant", "cosine", "linear-decay", "plateau", "poly", "warm-hold"]
     parameter = torch.nn.Parameter(torch.zeros(1))
     for name in registry.names("optimizer"):
         made = make("optimizer", Component(name=name), [{"params": [parameter]}])
         assert isinstance(made, torch.optim.Optimizer)
     for name in registry.names("schedule"):
-        assert make("schedule", Component(name=name)).factor(0, 10) == 1.0
+        assert make("schedule", Component(name=name)).factor(0, 10) == (0.0 if name == "warm-hold" else 1.0)
 
 
 @pytest.mark.parametrize(
@@ -93,3 +93,12 @@ def test_linear_decay_is_the_published_staircase() -> None:
         for epoch in range(1, 41):
             expected = 1 - max(0, epoch - 30) / 11
             assert found[(epoch - 1) * batches : epoch * batches] == pytest.approx([expected] * batches)
+
+
+def test_warm_hold_goes_up_stays_and_falls() -> None:
+    """MIPHEI-ViT: a straight line over some batches, 1 to half of all, a straight line to 0."""
+    schedule = WarmHold(4)
+    found = [schedule.factor(b, 20) for b in range(20)]
+    assert found == pytest.approx([0, 0.25, 0.5, 0.75, *[1] * 7, *[1 - n / 10 for n in range(1, 10)]])
+    with pytest.raises(ValueError, match="warmup_batches = -1"):
+        WarmHold(-1)

@@ -139,15 +139,15 @@ class Curve:
 
 def curves(weights: str, places: Mapping[int, tuple[str, str]], judged: Sequence[Judged], seed: int) -> list[Curve]:
     """Return the curves of one file of weights; `places`: dataset number -> (name, split)."""
-    clean = {(j.dataset, j.task.output): j for j in judged if not j.level.name}
-    levels: dict[tuple[int, str, str], dict[float, Judged]] = {}
+    clean = {(j.dataset, j.task.output, j.task.truth): j for j in judged if not j.level.name}
+    levels: dict[tuple[int, str, str, str], dict[float, Judged]] = {}
     for j in judged:
         if j.level.name:
-            levels.setdefault((j.dataset, j.task.output, j.level.name), {})[j.level.value] = j
+            levels.setdefault((j.dataset, j.task.output, j.task.truth, j.level.name), {})[j.level.value] = j
     found = []
-    for (dataset, output, name), by_level in levels.items():
+    for (dataset, output, truth, name), by_level in levels.items():
         perturbation = PERTURBATIONS[name]
-        by_level[perturbation.clean] = clean[dataset, output]
+        by_level[perturbation.clean] = clean[dataset, output, truth]
         if set(by_level) == set(perturbation.levels):
             ordered = [by_level[level] for level in perturbation.levels]
             curve = _curve(weights, places[dataset], ordered[0].task, name, ordered, seed)

@@ -3,7 +3,8 @@
 None of these looks at a truth. `otsu` takes the darker or the brighter side of Otsu's threshold; which of the two is
 decided once a dataset, from its images alone (`objects_are_dark`). `watershed` parts that mask into objects, in volumes
 too. `all-foreground` says that everything is tissue of interest; it has the best recall there is, and shows what a high
-Dice is worth where the foreground is large.
+Dice is worth where the foreground is large. `darkness`, against a picture of markers, is how dark the image is, in
+every channel. `random calls` alone is told something: how often each marker is positive, and no more.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from zoo.data.truths import foreground as foreground_of
 from zoo.families import score
 from zoo.families.score import Task
 from zoo.io.images import to_rgb8
+from zoo.metrics import function
+from zoo.metrics.calls import Cells
 from zoo.types import (
+    Instances,
     InstancesPrediction,
     Picture,
     PicturePrediction,
@@ -34,6 +38,11 @@ from zoo.types import (
 )
 
 NAMES = ("otsu", "all-foreground")
+DARKNESS, RANDOM = "darkness", "random calls"
+"""Baselines of pictures of markers: how dark the image is, and cells called by chance."""
+
+DRAWS = 20
+"""Draws of a cell by the latter."""
 
 SIDES = 32
 """Images of a dataset on which the side of Otsu's threshold is decided, spread evenly."""
@@ -115,6 +124,7 @@ def judge(number: int, dataset: Dataset, judged: Sequence[Task]) -> tuple[list[t
     maps = any(task.kind in ("semantic", "instances") for _, task in tasks)
     dark = objects_are_dark(_brightness(dataset)) if maps else False
     found = [(name, Judged(number, _noted(name, task, dark), Level())) for name, task in tasks]
+    chance: list[tuple[Judged, Case, Cells]] = []
     for position, entry in enumerate(dataset.index):
         try:
             sample = dataset[position]
@@ -125,20 +135,31 @@ def judge(number: int, dataset: Dataset, judged: Sequence[Task]) -> tuple[list[t
         for name, one in found:
             truth = sample.truth.get(one.task.truth)
             try:
-                prediction = _baseline(name, sample, truth, image, dark)
+                named = one.task.truth_classes if one.task.kind == "cells" else ()
+                prediction = _baseline(DARKNESS if name == RANDOM else name, sample, truth, image, dark, named)
                 if prediction is None or truth is None:
+                    continue
+                if name == RANDOM:
+                    case = Case(sample.id, entry.unit, {}, center=sample.center)
+                    chance.append((one, case, score.cells_of(one.task, prediction, truth)))  # type: ignore[arg-type]
                     continue
                 scored = score.judge(one.task, prediction, truth)
                 records = scored.records
                 one.cases.append(Case(sample.id, entry.unit, scored.scores, center=sample.center, records=records))
             except Exception as error:
                 failures.append(failure(name, dataset.name, entry.id, error))
+    for one in {id(j): j for j, _, _ in chance}.values():
+        mine = [(case, cells) for of, case, cells in chance if of is one]
+        for (case, _), cells in zip(mine, random_calls([cells for _, cells in mine]), strict=True):
+            records = {name: function(name).record(cells) for name in one.task.metrics}  # type: ignore[attr-defined]
+            one.cases.append(replace(case, records=records))
     return found, failures
 
 
 def _noted(name: str, task: Task, dark: bool) -> Task:
     side = "the darker side is taken" if dark else "the brighter side is taken"
     note = f"{side}, decided from the images alone" if name in ("otsu", "watershed") else ""
+    note = "a cell is positive by chance, as often as the marker is among all" if name == RANDOM else note
     return replace(task, note="; ".join(part for part in (note, task.note) if part))
 
 
@@ -158,6 +179,9 @@ def tasks_of(judged: Sequence[Task]) -> list[tuple[str, Task]]:
         metrics = tuple(dict.fromkeys(name for task in same for name in task.metrics))
         if same[0].kind == "picture":
             found.append(("unchanged input", Task("picture", "picture", truth, (), (), metrics)))
+            found.append((DARKNESS, Task("picture", "picture", truth, (), (), metrics)))
+        elif same[0].kind == "cells":
+            found += [(DARKNESS, same[0]), (RANDOM, same[0])]
         elif same[0].kind in ("semantic", "instances"):
             classes = same[0].truth_classes
             kinds = foreground_of(classes)
@@ -170,9 +194,47 @@ def tasks_of(judged: Sequence[Task]) -> list[tuple[str, Task]]:
     return found
 
 
+def _darkness(sample: Sample, truth: Truth | None, channels: Sequence[str]) -> Prediction | None:
+    """Return how dark the image is, in every channel of a picture that is no colour picture."""
+    dark = 255 - grey(sample.image)
+    if isinstance(truth, Instances):
+        return PicturePrediction(np.repeat(dark[None], len(channels), 0), tuple(channels), "linear")
+    if not isinstance(truth, Picture) or truth.encoding == "rgb8" or truth.data.dtype.kind != "u":
+        return None
+    top = np.iinfo(truth.data.dtype).max
+    data = (dark.astype(np.float32) * (top / 255)).astype(truth.data.dtype)
+    return PicturePrediction(np.repeat(data[None], len(truth.channels), 0), truth.channels, truth.encoding)
+
+
+def random_calls(evidence: Sequence[Cells]) -> list[Cells]:
+    """Return cells that are called positive by chance, as often as each marker is positive among all of them.
+
+    Each cell is drawn `DRAWS` times, so that the pooled number is that of many draws.
+    """
+    positive = [e.positive for e in evidence if e.positive is not None]
+    if not positive:
+        return list(evidence)
+    share = np.concatenate(positive).mean(0) if sum(map(len, positive)) else 0.5
+    rng = np.random.default_rng(0)
+    found = []
+    for one in evidence:
+        many = {name: np.repeat(getattr(one, name), DRAWS, 0) for name in ("mean", "truth", "positive")}
+        drawn = rng.random(many["mean"].shape)
+        many["mean"] = drawn.astype(np.float32)
+        found.append(Cells(one.markers, probability=(drawn < share).astype(np.float64), **many))
+    return found
+
+
 def _baseline(
-    name: str, sample: Sample, truth: Truth | None, image: NDArray[np.uint8] | None, dark: bool
+    name: str,
+    sample: Sample,
+    truth: Truth | None,
+    image: NDArray[np.uint8] | None,
+    dark: bool,
+    channels: Sequence[str] = (),
 ) -> Prediction | None:
+    if name == DARKNESS:
+        return _darkness(sample, truth, channels)
     if isinstance(truth, Picture):
         same = len(sample.image) == len(truth.data) and sample.image.dtype == truth.data.dtype
         return PicturePrediction(sample.image, truth.channels, truth.encoding) if same else None

@@ -211,7 +211,7 @@ class _Pair:
             prediction = kept.predictions[each.task.output]
             found = score.judge(each.task, prediction, truth)
             drawn: dict[str, str] = {}
-            if self.settings.pictures and not level.name:
+            if self.settings.pictures and not level.name and each.task.kind != "cells":
                 drawn = pictures.draw(self.unit.out, self.label, each.task, sample, truth, prediction)
             each.cases.append(
                 Case(

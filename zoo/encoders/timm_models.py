@@ -170,6 +170,18 @@ class TimmViT(Attentive):
             prune(self.indices, prune_norm=False, prune_head=True)
         self.prefix_tokens = int(getattr(net, "num_prefix_tokens", 0)) if along else 0
 
+    @property
+    def depth(self) -> int:
+        """Return the number of blocks."""
+        found: Any = self.net.feature_info
+        return len(found)
+
+    def take(self, blocks: Sequence[int], norm: bool = True) -> Self:
+        """Give a map of each of these blocks (from 0, rising), with the last norm applied to each or to none."""
+        self.indices, self.norm = list(blocks), norm
+        self.channels, self.strides = self.channels[:1] * len(blocks), self.strides[:1] * len(blocks)
+        return self
+
     def extract(self, x: Tensor) -> Features:
         forward: Any = self.net.forward_intermediates
         maps: tuple[Tensor, ...]

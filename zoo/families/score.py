@@ -20,6 +20,7 @@ from zoo.errors import DataError, UserError, suggest
 from zoo.families.base import Family, Output
 from zoo.families.embedding import Encoded
 from zoo.metrics import METRICS, boxes, calibration, function, instances, picture, semantic, shapes, surface, types
+from zoo.metrics.calls import NUCLEAR, Cells, cells
 from zoo.postprocess.labels import components
 from zoo.types import (
     Boxes,
@@ -47,6 +48,7 @@ USUAL: Mapping[str, tuple[str, ...]] = {
     "instances": ("object_f1", "pq", "aji", "dice", "iou", "pixel_f1"),
     "picture": ("psnr", "ssim", "pearson"),
     "boxes": ("box_f1", "coco_ap", "coco_ap50", "box_count_error"),
+    "cells": ("cell_f1", "cell_balanced_accuracy", "cell_auc", "cell_auc_called", "cell_pearson"),
 }
 """Metrics of an output of each kind where the user names none; the first one orders the pictures."""
 
@@ -58,6 +60,7 @@ EVIDENCE: Mapping[str, tuple[str, ...]] = {
     "instances": ("instances", "shapes", "types", "semantic", "surface"),
     "picture": ("picture", "picture_features"),
     "boxes": ("boxes",),
+    "cells": ("cells",),
 }
 """Kind of an output -> kinds of metrics that can be computed for it."""
 
@@ -76,6 +79,8 @@ class Task:
     note: str = ""
     colours: Mapping[str, str] = field(default_factory=dict)
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    positive: float | None = None
+    """Of cells: from which value of the truth one is positive."""
 
 
 def check_metrics(names: Sequence[str]) -> None:
@@ -121,7 +126,26 @@ def tasks(family: Family, card: DatasetCard, wanted: Sequence[str] | None = None
             continue  # another output of the model may still be judged here
         if task is not None:
             found.append(task)
+        cells = _cells_task(card, name, output, wanted) if output.kind == "picture" else None
+        if cells is not None:
+            found.append(cells)
     return found
+
+
+def _cells_task(card: DatasetCard, name: str, output: Output, wanted: Sequence[str] | None) -> Task | None:
+    """Return how a picture of markers is judged cell by cell: against the first nuclei that carry values of them."""
+    for key, truth in card.truths.items():
+        markers = tuple(m for m in truth.values if m in output.channels and m.lower() not in NUCLEAR)
+        if truth.kind != "instances" or not markers:
+            continue
+        metrics = chosen_metrics("cells", wanted)
+        if wanted is None and truth.positive is None:
+            metrics = ("cell_pearson",)
+        elif wanted is None and len(markers) > 1:
+            metrics += tuple(f"cell_f1@{m}" for m in markers)
+        if metrics:
+            return Task(name, "cells", key, output.channels, truth.values, metrics, positive=truth.positive)
+    return None
 
 
 def _task(family: Family, card: DatasetCard, name: str, output: Output, wanted: Sequence[str] | None) -> Task | None:
@@ -244,6 +268,8 @@ def _evidence(task: Task, prediction: Prediction, truth: Truth, wanted: set[str]
     match prediction, truth:
         case SemanticPrediction() | InstancesPrediction(), Semantic() | Instances():
             return _maps(task, prediction, truth, wanted)
+        case PicturePrediction(), Instances() if task.kind == "cells":
+            return {"cells": cells_of(task, prediction, truth)}
         case PicturePrediction(), Picture():
             both = pictures(prediction, truth)
             return {"picture": both, "picture_features": Encoded(both)}
@@ -384,6 +410,12 @@ def pictures(prediction: PicturePrediction, truth: Picture) -> picture.Pair:
     ours = prediction.data[[prediction.channels.index(c) for c in shared]]
     theirs = truth.data[[truth.channels.index(c) for c in shared]]
     return picture.pair(ours, theirs, truth.valid, channels=shared)
+
+
+def cells_of(task: Task, prediction: PicturePrediction, truth: Instances) -> Cells:
+    """Return what a picture says of each nucleus, and what is true of it."""
+    picture, values = (prediction.data, prediction.channels), (truth.values or {}, task.truth_classes)
+    return cells(*picture, truth.map, *values, positive=task.positive, calling=prediction.calling)
 
 
 def _boxes(task: Task, prediction: BoxesPrediction, truth: Boxes | Instances) -> boxes.Pair:

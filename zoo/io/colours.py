@@ -40,3 +40,25 @@ def from_hex(text: str) -> Rgb:
         raise ValueError(f'"{text}" is no colour. Expected #rrggbb')
     red, green, blue = (int(digits[i : i + 2], 16) for i in (0, 2, 4))
     return red, green, blue
+
+
+MARKERS: Mapping[str, str] = {
+    "hoechst": "#3366ff", "dapi": "#3366ff", "dna": "#3366ff",
+    "pan-ck": "#00d25b", "e-cadherin": "#b4e600", "sma": "#ff7f0e", "cd31": "#ff2d95", "ki67": "#ffffff",
+    "cd45": "#00e5ff", "cd3": "#ff3b30", "cd3e": "#ff3b30", "cd4": "#ffd400", "cd8": "#ff00ff", "cd8a": "#ff00ff",
+    "foxp3": "#9d6bff", "cd20": "#00b3ff", "cd45ro": "#7fffd4", "cd68": "#ffa07a", "cd163": "#c08040",
+    "pd-l1": "#ff6f91", "pd-1": "#f5b041",
+}  # fmt: skip
+"""Colours in which markers are usually shown, on black."""
+
+
+def marker_colours(names: Sequence[str]) -> list[str]:
+    """Return a colour (#rrggbb) a channel of fluorescence: the usual one of a known marker, else one of the wheel."""
+    import colorsys
+
+    found = []
+    for number, name in enumerate(names):
+        wheel = colorsys.hsv_to_rgb((number * 0.618034) % 1, 0.85, 1.0)
+        other = "#" + "".join(f"{round(255 * v):02x}" for v in wheel)
+        found.append(MARKERS.get(name.lower(), other))
+    return found

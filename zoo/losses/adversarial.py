@@ -42,6 +42,13 @@ def gan_loss(
     raise ValueError(f'no GAN loss "{mode}". Expected one of {", ".join(MODES)}')
 
 
+def noisy_labels(scores: Tensor, label: float, noise: Tensor | None = None) -> Tensor:
+    """Return the cross-entropy of raw scores with a label to which `noise` is added, kept within [0, 1]: a scalar."""
+    wanted = torch.full_like(scores, label)
+    wanted = wanted if noise is None else (wanted + noise).clamp(0, 1)
+    return F.binary_cross_entropy_with_logits(scores, wanted)
+
+
 def judged(scores: Sequence[Tensor], real: bool, mode: str, *, generator: bool = False) -> Tensor:
     """Return the mean loss over a discriminator's maps of scores: a scalar."""
     return torch.stack([gan_loss(part, real, mode, generator=generator).mean() for part in scores]).mean()

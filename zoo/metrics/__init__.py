@@ -3,13 +3,14 @@
 A metric is a function of what one pass over a pair of arrays has counted, the evidence of its kind: a confusion matrix
 (`semantic.confusion`), surfaces (`surface.surfaces`), a reliability table (`calibration.reliability`), a table of
 overlaps (`instances.overlap`), the same with the maps (`shapes.shapes`) or with classes (`types.typed`), two pictures
-(`picture.pair`), two sets of boxes (`boxes.pair`). So any number of metrics costs one pass.
+(`picture.pair`), two sets of boxes (`boxes.pair`), nuclei on a picture
+(`calls.cells`). So any number of metrics costs one pass.
 
 A name may carry an argument: `object_f1@0.7` (IoU), `centroid_f1@8` (pixels), `surface_dice@3` (pixels),
-`pearson@DAPI` (a channel), `coco_ap50@WBC` (a class), `picture_fid@resnet50` (an encoder, which it cannot do
-without). `function(NAME)` gives the
-function, `METRICS[NAME]` what it is; neither imports the module behind a name before it is called for. A pooled metric
-(`about.pooled`) is a number of a set of images, not of one: see `zoo.metrics.pooled`.
+`pearson@DAPI` (a channel), `cell_f1@CD8a` (a marker), `coco_ap50@WBC` (a class), `picture_fid@resnet50` (an encoder,
+which it cannot do without). `function(NAME)` gives the function, `METRICS[NAME]` what it is; neither imports the module
+behind a name before it is called for. A pooled metric (`about.pooled`) is a number of a set of images, not of one: see
+`zoo.metrics.pooled`.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Table(dict[str, About]):
 
 
 _IOU = "threshold"
+_MARKER = "marker"
 
 METRICS: Table = Table(
     {
@@ -107,6 +109,27 @@ METRICS: Table = Table(
         "picture_kid": About(
             "picture_features", "min", None, "Kernel distance of the pictures' features", True, argument="encoder"
         ),
+        "cell_f1": About("cells", "max", 1.0, "F1 of cells called positive, mean over markers", True, _MARKER),
+        "cell_balanced_accuracy": About(
+            "cells", "max", 1.0, "Balanced accuracy of cells called positive, mean over markers", True, _MARKER
+        ),
+        "cell_auc": About(
+            "cells", "max", 1.0, "ROC AUC of a cell's mean of a marker in the picture, mean over markers", True, _MARKER
+        ),
+        "cell_auc_called": About(
+            "cells", "max", 1.0, "ROC AUC of the probability that calls a cell, mean over markers", True, _MARKER
+        ),
+        "cell_pearson": About(
+            "cells",
+            "max",
+            1.0,
+            "Pearson's correlation of means and true values of cells, mean over markers",
+            True,
+            _MARKER,
+        ),
+        "cell_count_pearson": About(
+            "cells", "max", 1.0, "Pearson's correlation over images of numbers of positive cells", True, _MARKER
+        ),
         "box_f1": About("boxes", "max", 1.0, "F1 over boxes, matched at IoU >= 0.5", argument=_IOU),
         "box_precision": About("boxes", "max", 1.0, "Precision over boxes, matched at IoU >= 0.5", argument=_IOU),
         "box_recall": About("boxes", "max", 1.0, "Recall over boxes, matched at IoU >= 0.5", argument=_IOU),
@@ -151,7 +174,7 @@ def parsed(base: str, argument: str) -> Any:
     """Return the argument behind an `@` as its metric takes it. Raises `ValueError` with one sentence."""
     kind = dict.get(METRICS, base)
     word = kind.argument if kind else None
-    if word in ("channel", "encoder", "class", "attribute"):
+    if word in ("channel", "encoder", "class", "attribute", _MARKER):
         if not argument:
             raise ValueError(f'metric "{base}@": the {word} is missing. Expected {base}@{word.upper()}')
         return argument

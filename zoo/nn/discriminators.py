@@ -10,6 +10,13 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from zoo.nn.antialias import BlurDownsample
 
+SPECTRAL = {
+    "weight_orig": "parametrizations.weight.original",
+    "weight_u": "parametrizations.weight.0._u",
+    "weight_v": "parametrizations.weight.0._v",
+}
+"""Entries of a convolution under torch's old spectral norm -> those under its parametrization."""
+
 PlainNorm = Literal["instance", "batch", "none"]
 
 

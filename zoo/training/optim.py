@@ -122,6 +122,23 @@ class LinearDecay(Constant):
         return 1 - max(0, epoch - self.constant) / (self.decay + 1)
 
 
+class WarmHold(Constant):
+    """Up in a straight line over `warmup_batches`, 1 up to half of all batches, down in a straight line to 0 (the
+    schedule of MIPHEI-ViT)."""
+
+    def __init__(self, warmup_batches: int = 400) -> None:
+        super().__init__()
+        if warmup_batches < 0:
+            raise ValueError(f"warmup_batches = {warmup_batches} will not do. Expected 0 or more")
+        self.batches = warmup_batches
+
+    def factor(self, batch: int, total: int) -> float:
+        falls = total // 2
+        if batch < self.batches:
+            return batch / self.batches
+        return 1.0 if batch < falls else 1 - (batch - falls) / max(1, total - falls)
+
+
 class Plateau(Constant):
     """Multiply by `reduce` after `patience` validations without a better monitored value, down to `end`."""
 

@@ -23,7 +23,6 @@ from zoo.recipe import Loading
 from zoo.training import feed
 from zoo.types import (
     Batch,
-    BoxesPrediction,
     Geometry,
     Label,
     LabelPrediction,
@@ -80,11 +79,15 @@ NUMBERS: Mapping[str, tuple[str, ...]] = {
     "boxes": ("box_f1",),
     "picture": ("mae", "psnr"),
     "label": ("accuracy",),
+    "cells": ("cell_auc", "cell_pearson"),
 }
 """What a validation gives for each kind of prediction."""
 
-POOLED = ("coco_ap", "coco_ap50")
-"""Numbers of boxes that are no mean over images."""
+POOLED: Mapping[str, tuple[str, ...]] = {
+    "boxes": ("coco_ap", "coco_ap50"),
+    "cells": ("cell_auc", "cell_pearson"),
+}
+"""Numbers that are no mean over images."""
 
 HIGHEST_PSNR = 100.0
 """Decibels of a picture without any error, so that a mean stays finite."""
@@ -108,16 +111,17 @@ def compare(tally: Tally, task: Task, prediction: Prediction, truth: Truth) -> N
     if isinstance(prediction, LabelPrediction) and isinstance(truth, Label):
         found = {"accuracy": float(prediction.value == truth.value)}
     else:
-        wanted = replace(task, metrics=tuple(name for name in task.metrics if name in METRICS))
-        found = score.score(wanted, prediction, truth)
-    if isinstance(prediction, PicturePrediction) and isinstance(truth, Picture):
-        both = score.pictures(prediction, truth)
-        off = np.abs(both.prediction[:, both.valid] - both.truth[:, both.valid])
-        found["mae"] = float(off.mean() / both.spread) if off.size and both.spread else math.nan
-        found["psnr"] = min(HIGHEST_PSNR, found["psnr"])
-    if isinstance(prediction, BoxesPrediction):
-        for name, record in score.judge(replace(task, metrics=POOLED), prediction, truth).records.items():
+        pooled = POOLED.get(task.kind, ())
+        named = tuple(name for name in task.metrics if name in METRICS and not METRICS[name].pooled)
+        both = score.judge(replace(task, metrics=(*named, *pooled)), prediction, truth)
+        found = dict(both.scores)
+        for name, record in both.records.items():
             tally.add(f"{task.output}/{name}", [record])
+    if isinstance(prediction, PicturePrediction) and isinstance(truth, Picture):
+        pair = score.pictures(prediction, truth)
+        off = np.abs(pair.prediction[:, pair.valid] - pair.truth[:, pair.valid])
+        found["mae"] = float(off.mean() / pair.spread) if off.size and pair.spread else math.nan
+        found["psnr"] = min(HIGHEST_PSNR, found["psnr"])
     for name, value in found.items():
         told = not math.isnan(value)
         tally.add(f"{task.output}/{name}", np.array([value if told else 0.0, told]))

@@ -106,12 +106,18 @@ def numbered(labels: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.i
     return table[labels], ids
 
 
-def objects(labels: NDArray[np.int32], kinds: NDArray[Any], values: NDArray[np.float32] | None = None) -> Instances:
-    """Return the objects that a picture shows; object i of the layout has class `kinds[i - 1]`, `values[i - 1]`."""
+def objects(
+    labels: NDArray[np.int32],
+    kinds: NDArray[Any],
+    values: NDArray[np.float32] | None = None,
+    names: tuple[str, ...] = (),
+) -> Instances:
+    """Return the objects that a picture shows; object i of the layout has class `kinds[i - 1]`, `values[i - 1]` of what
+    `names` says."""
     shown, ids = numbered(labels)
     classes = {new: int(kinds[old - 1]) for new, old in enumerate(ids, start=1)}
     measured = None if values is None else {new: values[old - 1] for new, old in enumerate(ids, start=1)}
-    return Instances(shown, classes, values=measured)
+    return Instances(shown, classes, values=measured, value_names=names)
 
 
 def truths(layout: Layout) -> dict[str, Truth]:
@@ -245,6 +251,6 @@ class MifReader(PhantomReader):
         table = np.stack([amounts.get(c, dna) for c in channels], 1).astype(np.float32)
         known = truths(layout) | {
             "mif": Picture(mif, tuple(channels), encoding="linear"),
-            "cells": objects(nuclei, cells.types, table),
+            "cells": objects(nuclei, cells.types, table, tuple(channels)),
         }
         return self.sample(entry, image, (arguments.um, arguments.um), known)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UserError
+from zoo.nn.discriminators import SPECTRAL
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,12 +19,6 @@ if TYPE_CHECKING:
     from zoo.weights.convert import Converted, Files
 
 State = dict[str, "Tensor"]
-
-_SPECTRAL = {
-    "weight_orig": "parametrizations.weight.original",
-    "weight_u": "parametrizations.weight.0._u",
-    "weight_v": "parametrizations.weight.0._v",
-}
 
 
 def convert(state: State) -> State:
@@ -37,7 +32,7 @@ def convert(state: State) -> State:
         if last is not None:
             number = int(stem.split(".")[1])
             stem = "final_conv" if number == last else f"enc.{number}"
-        found[f"{stem}.{_SPECTRAL.get(word, word)}"] = value
+        found[f"{stem}.{SPECTRAL.get(word, word)}"] = value
     return found
 
 
