@@ -73,6 +73,11 @@ class Diffusion(Family):
         for name, told in (("mask", options.mask), ("embedding", options.embedding)):
             if told is not None and name not in network.takes:
                 raise ValueError(f"the network {options.network.name} takes no {name}. Remove model.{name}")
+        if options.mask is not None and network.classes != asked["classes"]:
+            raise ValueError(
+                f"the network {options.network.name} takes masks of {network.classes} planes, and classes and outline "
+                f"make {asked['classes']}. Change model.mask"
+            )
         return network
 
     # what it learns from
