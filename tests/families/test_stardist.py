@@ -40,6 +40,13 @@ class TestStarDistVolumes(FamilyTester):
             "resnet": {"filters": 4, "blocks": 2, "convs": 2, "features": 8},
             "classes": ["nucleus"],
         },
+        "encoder of MONAI": {
+            "dims": 3,
+            "backbone": "encoder",
+            "encoder": {"name": "resnet10", "arguments": {"widen_factor": 0.0625}},
+            "decoder": {"widths": [8, 8, 8, 4], "norm": "group", "features": 8},
+            "grid": [1, 2, 2],
+        },
     }
 
     def image(self, family: Family, size: tuple[int, ...] | None = None, B: int = 2, seed: int = 0) -> Tensor:

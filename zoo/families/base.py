@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -26,6 +26,7 @@ from zoo.stain.normalise import Normaliser
 from zoo.types import Batch, Geometry, Kind, Prediction, Sample
 
 Maps = dict[str, Tensor]
+Window = tuple[slice, slice]
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,28 @@ class TargetMaker(Protocol):
 
     def blank(self, shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:
         """Return name -> array of the right shape and dtype for a sample of that spatial shape that has no truth."""
+
+
+class StoredLabels(Protocol):
+    """A label map on disk, (1, H, W) int32, 0 at first."""
+
+    def read(self, window: Window, /) -> NDArray[Any]:
+        """Return a copy of a window, (1, h, w)."""
+
+    def write(self, window: Window, values: NDArray[Any], /) -> None:
+        """Replace a window."""
+
+
+class StoredMaps(Protocol):
+    """The activated maps of a large picture, on disk. `shape`: (H, W) of the maps."""
+
+    shape: tuple[int, int]
+
+    def read(self, name: str, window: Window, /) -> NDArray[np.float32]:
+        """Return the planes of a map that the family keeps, in a window, (C, h, w)."""
+
+    def labels(self) -> StoredLabels:
+        """Return room for a label map."""
 
 
 # --- procedures -------------------------------------------------------------------------------------------------------
@@ -337,6 +360,23 @@ class Family(nn.Module):
         real.
         """
         return None
+
+    def keeps(self) -> Mapping[str, Sequence[int]] | None:
+        """Return which planes of each map `decode_stored` reads, or None: then a large picture is decoded in blocks.
+
+        For families whose objects may be larger than any block should be, or depend on all of a connected piece.
+        """
+        return None
+
+    def decode_stored(
+        self, maps: StoredMaps, geometry: Geometry, **options: Any
+    ) -> Iterator[tuple[int, dict[str, Prediction]]]:
+        """Yield (first row, output name -> prediction of the rows from there on) of a large picture, each output from
+        top to bottom, at the scale of its source: what `decode` says of the whole.
+
+        Label maps hold the ids of the whole picture; `class_index` and `scores` are those of all its objects.
+        """
+        raise NotImplementedError
 
     def procedure(self) -> Procedure:
         """Return how this family is trained where the recipe says nothing."""

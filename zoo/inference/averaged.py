@@ -45,6 +45,8 @@ class Averaged(Family):
         self.weights_name = members[0].weights_name
         self.weights_metadata = members[0].weights_metadata
         self.decode = members[0].decode  # type: ignore[method-assign]  # with the options that it takes
+        self.keeps = members[0].keeps  # type: ignore[method-assign]
+        self.decode_stored = members[0].decode_stored  # type: ignore[method-assign]
 
     @classmethod
     def targets(cls, options: Any, card: Any) -> Any:

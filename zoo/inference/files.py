@@ -15,7 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,7 +117,7 @@ def _write_boxes(family: Family, items: list[Item], summary: Summary) -> None:
 def fingerprint(family: Family, settings: Settings) -> str:
     """Return a hash of everything but the image that decides a result: weights, options, settings, this version."""
     digest = hashlib.sha256()
-    kept = {k: v for k, v in vars(settings).items() if k != "batch"}
+    kept = {k: v for k, v in vars(settings).items() if k not in ("batch", "scratch")}
     stain = None if family.stain is None else family.stain.values()
     told = [zoo.__version__, family.name, family.options.model_dump(mode="json"), stain, kept]
     digest.update(json.dumps(told, sort_keys=True, default=str).encode())
@@ -295,7 +295,7 @@ def _write(family: Family, source: Source, folder: Path, stem: str, settings: Se
 
     writers: dict[str, Writer] = {}
     try:
-        with closing(predict_source(family, source, settings)) as parts:
+        with closing(predict_source(family, source, replace(settings, scratch=folder))) as parts:
             for part in parts:
                 for name, prediction in part.predictions.items():
                     if name not in writers:

@@ -1,7 +1,8 @@
 """Prediction of one picture of any size: cut, encoded, inferred, activated, blended, decoded.
 
 A family whose decoding is pixelwise (`spec.local`) is decoded band by band, so that a large picture needs the memory of
-one row of tiles; every other is decoded whole, or in blocks where the picture is large (`zoo.inference.blocks`).
+one row of tiles; every other is decoded whole, or where the picture is large in blocks (`zoo.inference.blocks`) or from
+maps on disk (`zoo.inference.stored`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 
 from zoo.errors import UserError, suggest
 from zoo.families.base import Family, Maps
-from zoo.inference import blocks, volumes
+from zoo.inference import blocks, stored, volumes
 from zoo.inference.blocks import Part, planes_of
 from zoo.inference.fast import fast
 from zoo.inference.resample import Resampling
@@ -38,7 +40,8 @@ WHOLE = 2**24
 class Settings:
     """How to predict. `tile`, `overlap`: model pixels, None = the family's; `batch`: tiles at once; `whole`: pixels up
     to which non-local decoding takes the picture in one piece; `fuse`: whether many tiles go through a fused network
-    (`zoo.inference.fast`); `labels`: format of a label volume; `infer` and `decode`: the family's own options.
+    (`zoo.inference.fast`); `labels`: format of a label volume; `scratch`: where maps of large pictures lie meanwhile;
+    `infer` and `decode`: the family's own options.
     """
 
     mpp: Mpp = None
@@ -49,6 +52,7 @@ class Settings:
     whole: int = WHOLE
     fuse: bool = True
     labels: Literal["tif", "zarr"] = "tif"
+    scratch: Path | None = None
     infer: Mapping[str, Any] = field(default_factory=dict)
     decode: Mapping[str, Any] = field(default_factory=dict)
 
@@ -200,6 +204,8 @@ def _parts(family: Family, source: Source, settings: Settings) -> Iterator[Part]
             yield from _local(family, bands, out, source.shape, settings)
         elif out[0] * out[1] <= settings.whole:
             yield _whole(family, bands, out, shape, source.shape, settings)
+        elif family.keeps() is not None:
+            yield from stored.large(family, bands, out, shape, source.shape, settings.decode, settings.scratch)
         else:
             yield from blocks.large(family, bands, out, shape, source.shape, settings.decode)
 

@@ -33,7 +33,7 @@ def decode(maps: Mapping[str, Tensor], geometry: Geometry, options: CerberusOpti
             made = _objects(labels[name], planes, name, task, options)
             found[name] = made if native else _to_source(made, geometry)
         elif task.kind == "patch":
-            found[name] = _patch(maps[name], geometry, task)
+            found[name] = patch(maps[name], geometry, task)
     return found
 
 
@@ -87,7 +87,7 @@ def _to_source(made: InstancesPrediction, geometry: Geometry) -> InstancesPredic
     return InstancesPrediction(labels, made.classes, made.class_index[there], scores, rings)
 
 
-def _patch(planes: Tensor, geometry: Geometry, task: Task) -> Prediction:
+def patch(planes: Tensor, geometry: Geometry, task: Task) -> Prediction:
     classes = task.classes or ()
     if task.output == "label":
         mean = planes.float().mean((1, 2)).numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,9 +24,10 @@ from zoo.families.base import (
     Output,
     Player,
     Procedure,
+    StoredMaps,
     TargetMaker,
 )
-from zoo.families.cerberus import losses, make_targets
+from zoo.families.cerberus import large, losses, make_targets
 from zoo.families.cerberus.decode import decode
 from zoo.families.cerberus.network import Decoder, DenseHead, PatchHead, initialise, lateral
 from zoo.families.cerberus.options import BACKGROUND, CerberusOptions, Task
@@ -259,6 +260,18 @@ class Cerberus(Family):
             decode({name: value[i] for name, value in found.items()}, where, self.options)
             for i, where in enumerate(geometry)
         ]
+
+    def keeps(self) -> Mapping[str, Sequence[int]]:
+        """Return inside and contour of objects, and every plane of the other tasks."""
+        tasks = self.tasks.items()
+        return {n: (1, 2) if t.kind == "objects" else tuple(range(t.planes)) for n, t in tasks}
+
+    def decode_stored(
+        self, maps: StoredMaps, geometry: Geometry, **options: Any
+    ) -> Iterator[tuple[int, dict[str, Prediction]]]:
+        """Yield what `decode` says of a large picture, rows at a time; no object is cut or doubled."""
+        del options  # there are none
+        yield from large.decode(maps, geometry, self.options)
 
     def procedure(self) -> Procedure:
         """Return training that computes of each stream what it annotates."""

@@ -178,46 +178,17 @@ def pieces_of(mask: NDArray[np.uint8], least: int) -> tuple[NDArray[np.intp], ND
 def _flood(out: Labels, places: NDArray[np.intp], piece: NDArray[np.int32], markers: Labels, inner: Plane) -> None:
     """Flood pieces from the markers in them, into `out`.
 
-    The pieces are laid side by side on a small canvas, each within its box: a watershed visits the pixels of a piece in
-    the same order there, because nothing passes from one piece to another.
+    A marker's pixel that touches nothing free is its own, and water never passes on from it: most need no queue.
     """
-    from skimage.segmentation import watershed as flood
+    from zoo.postprocess.flood import flood
 
-    rows, columns = np.divmod(places, out.shape[1])
-    boxes, order = _boxes(piece, rows, columns)
-    top, left, shape = _shelves(boxes)
-    y, x = rows - boxes[0][order] + top[order], columns - boxes[1][order] + left[order]
-    mask, seeds, height = np.zeros(shape, bool), np.zeros(shape, np.int32), np.zeros(shape, inner.dtype)
-    mask[y, x], seeds[y, x], height[y, x] = True, markers[rows, columns], -inner[rows, columns]
-    out[rows, columns] = flood(height, seeds, mask=mask)[y, x]
-
-
-def _boxes(
-    piece: NDArray[np.int32], rows: NDArray[np.intp], columns: NDArray[np.intp]
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the boxes of pieces, (4, N): first row and column, height, width; and which of them each pixel is in."""
-    _, order = np.unique(piece, return_inverse=True)
-    count = int(order.max()) + 1
-    first = np.full((2, count), np.iinfo(np.intp).max)
-    last = np.zeros((2, count), np.intp)
-    for axis, values in enumerate((rows, columns)):
-        np.minimum.at(first[axis], order, values)
-        np.maximum.at(last[axis], order, values)
-    return np.concatenate([first, last - first + 1]), order
-
-
-def _shelves(boxes: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp], tuple[int, int]]:
-    """Return where boxes go on a canvas without touching, row by row, the tallest first, and the canvas's shape."""
-    heights, widths = boxes[2], boxes[3]
-    across = max(int(widths.max()) + 1, int(np.sqrt(np.sum((heights + 1) * (widths + 1)))) + 1)
-    top, left = np.zeros_like(heights), np.zeros_like(widths)
-    y = x = tallest = 0
-    for box in np.argsort(-heights, kind="stable").tolist():
-        if x + widths[box] > across:
-            y, x, tallest = y + tallest + 1, 0, 0
-        top[box], left[box] = y, x
-        x, tallest = x + int(widths[box]) + 1, max(tallest, int(heights[box]))
-    return top, left, (y + tallest, across)
+    own = markers.reshape(-1)[places]
+    out.reshape(-1)[places] = own
+    free = np.zeros(out.shape, np.uint8)
+    free.reshape(-1)[places[own == 0]] = 1
+    near = np.asarray(cv2.dilate(free, CROSS)).reshape(-1)[places] > 0
+    asked = near & (own > 0)
+    flood(out, -inner, free, places[asked], piece[asked], np.bincount(piece[near], minlength=int(piece.max()) + 1))
 
 
 # --- what is said of objects ------------------------------------------------------------------------------------------

@@ -10,20 +10,9 @@ tell whether a voxel is inside; no hull and no half-spaces are needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 
-
-def compiled(function: Callable[..., Any]) -> Any:
-    """Compile a function, keeping the result on disk where there is a place for it."""
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # no folder for the cache may be written
-        return numba.njit(nogil=True)(function)
-
+from zoo.postprocess.compiled import compiled
 
 MARGIN = 0.08
 """Share of the overlap's surface (area of its box's faces, or girth in 2-D) by which counting may be wrong."""

@@ -82,9 +82,9 @@ def he_normal(module: SameConv) -> None:
 class Layers(nn.Module):
     """Named layers of a published network, and the counters behind those that are named by kind and number."""
 
-    def __init__(self, dims: int) -> None:
+    def __init__(self, dims: int, momentum: float = 0.01) -> None:
         super().__init__()
-        self.dims = dims
+        self.dims, self.momentum = dims, momentum
         self.layers = nn.ModuleDict()
         self._count: Counter[str] = Counter()
 
@@ -114,7 +114,7 @@ class Layers(nn.Module):
     def norm(self, channels: int) -> str:
         """Add a batch norm and return its name."""
         name = self.auto("batch_normalization")
-        self.layers[name] = BATCH_NORM[self.dims](channels, eps=1e-3, momentum=0.01)
+        self.layers[name] = BATCH_NORM[self.dims](channels, eps=1e-3, momentum=self.momentum)
         return name
 
 
@@ -140,7 +140,7 @@ class UNetBackbone(Layers):
     """
 
     def __init__(self, dims: int, in_channels: int, grid: Sequence[int], options: Any) -> None:
-        super().__init__(dims)
+        super().__init__(dims, options.momentum)
         self.kernel = options.kernel or (3,) * dims
         self.pool = options.pool or (2,) * dims
         self.depth = options.depth if options.depth is not None else (3 if dims == 2 else 2)
@@ -227,7 +227,7 @@ class ResNetBackbone(Layers):
     """The published 3-D ResNet: two plain convolutions, then residual blocks that stride until the grid is reached."""
 
     def __init__(self, dims: int, in_channels: int, grid: Sequence[int], options: Any) -> None:
-        super().__init__(dims)
+        super().__init__(dims, options.momentum)
         kernel = options.kernel or (3,) * dims
         self._activation = ACTIVATIONS[options.activation]
         self._first = [

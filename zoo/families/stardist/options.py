@@ -47,6 +47,8 @@ class UNetBackbone(Schema):
     """Activation of the last convolution."""
     batch_norm: bool = False
     """Batch norm after each convolution but those of the stem."""
+    momentum: float = Field(default=0.01, gt=0, le=1)
+    """Share of a batch in the running statistics of batch norm; the published 0.01 wants long trainings."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of values dropped after each convolution in training."""
     prefix: str = ""
@@ -70,6 +72,8 @@ class ResNetBackbone(Schema):
     """Activation."""
     batch_norm: bool = False
     """Batch norm after each convolution of a block."""
+    momentum: float = Field(default=0.01, gt=0, le=1)
+    """Share of a batch in the running statistics of batch norm."""
     features: NonNegativeInt = 128
     """Filters of the convolution before the heads; 0 = none."""
 
@@ -159,6 +163,9 @@ class StarDistOptions(Family.Options):
     """Weights of probability, distances and classes."""
     class_weights: tuple[NonNegativeFloat, ...] | None = None
     """A weight a class, the background first."""
+    distance_rate: PositiveFloat = 1.0
+    """Learning rate of the layer that says distances, times that of the rest: in pixels, they lie far from 0, where it
+    begins, and an optimiser that takes steps of one size takes long to get there."""
     background: NonNegativeFloat = 1e-4
     """How much distances outside objects are kept small."""
     completion: Completion | None = None
