@@ -116,6 +116,16 @@ def test_instances_as_ids_and_as_folders(tmp_path: Path) -> None:
         data[1]
 
 
+@pytest.mark.parametrize("dtype", [np.int16, np.uint32, np.float32])
+def test_label_files_of_any_type(tmp_path: Path, dtype: Any) -> None:
+    """Whole numbers are ids in whatever type a program stored them, with gaps as they are."""
+    image(tmp_path / "images" / "1.png")
+    mask(tmp_path / "masks" / "1.tif", (stripes(0, 3, 0, 9).astype(np.int64) ** 3).astype(dtype))
+    truth = open_dataset(card(tmp_path, "instances", ["nucleus"]))[0].truth["tissue"]
+    assert isinstance(truth, Instances)
+    assert np.unique(truth.map).tolist() == [0, 27, 729]
+
+
 def test_masks_beside_the_images_and_groups(tmp_path: Path) -> None:
     for number, name in enumerate(("p1_0_0", "p1_0_1", "p2_0_0")):
         image(tmp_path / f"{name}.png", number)

@@ -68,7 +68,7 @@ class Sums:
             return np.zeros(self.count + 1, np.int64)
         best, second = self.votes.argmax(1), self.votes[:, 1:].argmax(1) + 1
         types = np.where((best == 0) & (self.votes[:, 1:] > 0).any(1), second, best)
-        return np.where(types > 0, types - 1, self.likely[:, 1:].argmax(1))
+        return np.asarray(np.where(types > 0, types - 1, self.likely[:, 1:].argmax(1)), np.int64)
 
 
 @dataclass
@@ -197,7 +197,7 @@ def _at_source(have: tuple[int, int], geometry: Geometry, one: Drawn, begin: int
         )
     )
     strip = one.rows(int(rows[0]), int(rows[-1]) + 1, have[1])
-    return one.final[strip[(rows - rows[0])[:, None], columns[None]]]
+    return np.asarray(one.final[strip[(rows - rows[0])[:, None], columns[None]]], np.int32)
 
 
 def _strip(maps: StoredMaps, name: str, geometry: Geometry, begin: int, end: int) -> tuple[torch.Tensor, Geometry]:

@@ -6,7 +6,6 @@ import numpy as np
 
 from zoo.families.stardist.kernels import (
     area_of,
-    compiled,
     crossings,
     enter,
     fill,
@@ -15,6 +14,7 @@ from zoo.families.stardist.kernels import (
     shared,
     verdict_volume,
 )
+from zoo.postprocess.compiled import compiled
 
 DONE, ASK, MORE_ENTRIES, MORE_ROOM = 0, 1, 2, 3
 """Why a loop came back: all candidates are decided; a pair is too close to call; an array must grow."""
