@@ -89,6 +89,16 @@ def test_two_stage_regions_and_every_neck_learn() -> None:
         assert [n for n, p in family.named_parameters() if p.grad is None] == []
 
 
+def test_exported_it_finds_the_same_boxes() -> None:
+    """The whole network in one graph, queries chosen from tokens and boxes refined from layer to layer."""
+    family = small(selection="mixed").eval()
+    inputs = family.prepare({"image": torch.randint(0, 256, (1, 3, 32, 48), dtype=torch.uint8)})
+    with torch.no_grad():
+        exported = torch.export.export(family, (inputs,)).module()
+        for name, value in family(inputs).items():
+            torch.testing.assert_close(exported(inputs)[name], value)
+
+
 def test_padding_changes_nothing() -> None:
     """An image beside a larger one, padded, says what it says alone (where convolutions see the same zeros)."""
     family = small(pad=False, neck="plain", encoder_layers=1)

@@ -78,18 +78,48 @@ def test_a_box_reaches_as_far_as_half_its_size() -> None:
     assert float(found[0, 0, 0].detach()) == pytest.approx(sum(8 * v - 0.5 for v in x) / 2, abs=1e-4)
 
 
-def test_half_precision_and_export() -> None:
+def small_attention() -> tuple[DeformableAttention, tuple[Tensor, Tensor, Tensor], Sizes]:
     torch.manual_seed(0)
-    attention = DeformableAttention(8, 2, 2, 2).eval()
+    attention = DeformableAttention(8, 2, 2, 2)
     torch.nn.init.normal_(attention.sampling_offsets.weight, std=0.1)
-    inputs = (torch.randn(1, 4, 8), torch.rand(1, 4, 2, 2), torch.randn(1, 20, 8))
-    sizes = [(4, 4), (2, 2)]
+    torch.nn.init.normal_(attention.attention_weights.weight, std=0.1)
+    inputs = (torch.randn(1, 4, 8, requires_grad=True), torch.rand(1, 4, 2, 2), torch.randn(1, 20, 8).requires_grad_())
+    return attention, inputs, [(4, 4), (2, 2)]
+
+
+def gradients(out: Tensor, attention: DeformableAttention, inputs: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+    wanted = [inputs[0], inputs[2], *attention.parameters()]
+    return list(torch.autograd.grad((out.float() * weight).sum(), wanted))
+
+
+def test_half_precision_forward_and_backward() -> None:
+    """Under bfloat16 autocast the sampling stays in full precision: only what is linear around it is rounded."""
+    attention, inputs, sizes = small_attention()
     whole = attention(*inputs, sizes)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = attention(*inputs, sizes)
+    assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), whole, rtol=0.1, atol=0.05)
-    exported = torch.export.export(attention, (*inputs, sizes))
-    torch.testing.assert_close(exported.module()(*inputs, sizes), whole)
+    for own, other in zip(gradients(half, attention, inputs), gradients(whole, attention, inputs), strict=True):
+        assert own.dtype == other.dtype
+        assert float((own - other).detach().norm()) < 0.05 * float(other.detach().norm()) + 1e-3
+
+
+def test_exported_it_says_the_same() -> None:
+    attention, inputs, sizes = small_attention()
+    exported = torch.export.export(attention.eval(), (*inputs, sizes))
+    torch.testing.assert_close(exported.module()(*inputs, sizes), attention(*inputs, sizes))
+
+
+def test_compiled_it_says_and_learns_the_same() -> None:
+    """In one graph without a break; the backend that runs it as it is, because a compiler takes minutes."""
+    attention, inputs, sizes = small_attention()
+    compiled = torch.compile(attention, backend="aot_eager", fullgraph=True)
+    whole, same = attention(*inputs, sizes), compiled(*inputs, sizes)
+    torch.testing.assert_close(same, whole)
+    for own, other in zip(gradients(same, attention, inputs), gradients(whole, attention, inputs), strict=True):
+        torch.testing.assert_close(own, other)
 
 
 def test_mistakes_are_named() -> None:
