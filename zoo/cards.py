@@ -99,6 +99,8 @@ class TruthCard(Schema):
     """Attributes of a box and the names of their values."""
     channels: tuple[str, ...] = ()
     """Channel names of a picture."""
+    stains: tuple[str, ...] = ()
+    """Of a picture of stained tissue: its stains. With haematoxylin and dab, cells are counted in it."""
     values: tuple[str, ...] = ()
     """Names of what is measured of each object, or of the numbers of a vector."""
     positive: float | None = None

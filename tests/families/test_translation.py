@@ -18,7 +18,7 @@ from zoo.errors import DataError
 from zoo.families import build
 from zoo.families.translation import Translation, published
 from zoo.families.translation.model import PictureTarget
-from zoo.families.translation.procedure import Adversarial
+from zoo.families.translation.procedure import Adversarial, Pool
 from zoo.families.translation.terms import Pass
 from zoo.nn.discriminators import SPECTRAL
 from zoo.types import Batch, Picture, Sample
@@ -34,7 +34,7 @@ class TestTranslation(FamilyTester):
         "cyclegan": {
             **SMALL,
             "paired": False,
-            "discriminator": {"width": 4, "layers": 2, "norm": "none"},
+            "discriminator": {"width": 4, "layers": 2, "norm": "none", "pool": 2},
             "objective": ["gan", {"name": "cycle", "weight": 10}, {"name": "identity", "weight": 5}],
         },
         "cut": {
@@ -194,6 +194,61 @@ def test_samples_without_target_are_left_out() -> None:
     batch.targets["picture"][1] = 0  # type: ignore[index]
     Adversarial().step(made().eval(), batch, two)
     assert torch.equal(one.losses["generator"], two.losses["generator"])
+
+
+def test_a_pool_shows_each_picture_as_its_slow_twin_would() -> None:
+    """Fifty pictures through a pool of three: new ones until it is full, then by the coin, old ones in their turn."""
+    pool, rng, twin = Pool(3), torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    held: list[float] = []
+    shown, expected = [], []
+    for number in range(50):
+        shown.append(float(pool(torch.full((1, 1, 2, 2), float(number)), rng)[0, 0, 0, 0]))
+        if len(held) < 3:
+            held.append(float(number))
+            expected.append(float(number))
+            continue
+        coin, place = float(torch.rand((), generator=twin)), int(torch.randint(3, (), generator=twin))
+        expected.append(float(number) if coin < 0.5 else held[place])
+        if coin >= 0.5:
+            held[place] = float(number)
+    assert shown == expected
+    assert 15 < sum(s != n for n, s in enumerate(shown)) < 35
+    assert pool(torch.zeros(2, 1, 4, 4), rng).shape == (2, 1, 4, 4)  # of another size: begun anew
+    assert torch.equal(Pool(0)(torch.ones(1, 1, 2, 2), None), torch.ones(1, 1, 2, 2))
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_a_pool_is_part_of_the_state(conditional: bool) -> None:
+    judge = {"width": 4, "layers": 2, "pool": 3, "conditional": conditional}
+    family, one = made(discriminator=judge).eval(), Adversarial()
+    for seed in range(4):
+        one.step(family, pair_batch(seed), Recorder())
+    other = Adversarial()
+    other.load(one.state())
+    assert len(one.pools[""].pictures) == 3
+
+    def told(procedure: Adversarial) -> list[float]:
+        found = []
+        for seed in range(9, 13):
+            ctx = Recorder(generator=torch.Generator().manual_seed(seed))
+            procedure.step(family, pair_batch(seed), ctx)
+            found.append(float(ctx.losses["discriminator"].detach()))
+        return found
+
+    expected = told(one)
+    assert told(other) == expected
+    assert told(Adversarial()) != expected
+
+
+def test_a_white_tile_is_painted_and_learnt_from() -> None:
+    """Empty glass has no variation to normalise by and nothing to contrast: everything stays finite."""
+    family, batch, ctx = made().train(), pair_batch(), Recorder()
+    batch.inputs["image"][:] = 255
+    batch.targets["picture"][:] = 255  # type: ignore[index]
+    Adversarial().step(family, batch, ctx)
+    assert all(torch.isfinite(loss) for loss in ctx.losses.values())
+    assert all(torch.isfinite(p.grad).all() for p in family.parameters() if p.grad is not None)
+    assert family.eval().predict(np.full((70, 90, 3), 255, np.uint8)).data.shape == (3, 70, 90)
 
 
 def test_mirrored_inputs_are_compared_where_they_came_from() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from zoo.metrics import (
     calibration,
     calls,
     function,
+    immunostain,
     instances,
     picture,
     semantic,
@@ -26,7 +28,13 @@ from zoo.metrics import (
     types,
 )
 
-WORST_IS_NOT_NEEDED = {"robustness_index", "picture_fid", "picture_kid", "cell_count_pearson"}
+WORST_IS_NOT_NEEDED = {
+    "robustness_index",
+    "picture_fid",
+    "picture_kid",
+    "cell_count_pearson",
+    "positive_count_correlation",
+}
 """Numbers of features alone, of an encoder that must be named, or of images that must differ: tested elsewhere."""
 
 
@@ -48,6 +56,8 @@ def evidence_of_a_perfect_prediction() -> dict[str, Any]:
     places = np.array([[0.0, 0, 4, 4], [2, 2, 9, 9], [10, 10, 70, 70], [80, 80, 200, 200]])
     box = boxes.Boxes(places, np.arange(1, 5), scores=np.array([0.9, 0.8, 0.7, 0.6]), attributes=found)
     table = instances.overlap(label, label)
+    brown = rng.random((16, 16)).astype(np.float32)
+    cells = immunostain.Amounts(brown, rng.uniform(0, 15, (6, 2)), np.arange(6) < 4)
     features = rng.normal(size=(6, 4))
     return {
         "semantic": semantic.confusion(label, label, 9),
@@ -57,6 +67,7 @@ def evidence_of_a_perfect_prediction() -> dict[str, Any]:
         "shapes": shapes.shapes(label, label),
         "types": types.typed(table, np.arange(8) % 3, np.arange(8) % 3, 3),
         "picture": picture.pair(image, image, channels=("red", "green", "blue")),
+        "immunostain": SimpleNamespace(prediction=cells, truth=cells, valid=np.ones((16, 16), bool)),
         "boxes": boxes.Pair(box, box, classes=tuple("abcd"), attributes=("first", "second")),
         "cells": perfect_cells(),
         "features": features,

@@ -19,6 +19,7 @@ from zoo.data.truths import BACKGROUND, as_semantic, boxes_of, foreground, match
 from zoo.errors import DataError, UserError, suggest
 from zoo.families.base import Family, Output
 from zoo.families.embedding import Encoded
+from zoo.families.immunostain import Immunostain, fits
 from zoo.metrics import METRICS, boxes, calibration, function, instances, picture, semantic, shapes, surface, types
 from zoo.metrics.calls import NUCLEAR, Cells, cells
 from zoo.postprocess.labels import components
@@ -52,13 +53,22 @@ USUAL: Mapping[str, tuple[str, ...]] = {
 }
 """Metrics of an output of each kind where the user names none; the first one orders the pictures."""
 
+BROWN = (
+    "dab_concordance",
+    "positive_area_error",
+    "positive_share_error",
+    "positive_cell_f1",
+    "positive_count_correlation",
+)
+"""What is added for pictures whose card says that they are stained with haematoxylin and DAB."""
+
 TYPED = ("mpq", "type_f1")
 """What is added for objects of several classes."""
 
 EVIDENCE: Mapping[str, tuple[str, ...]] = {
     "semantic": ("semantic", "surface", "calibration", "instances", "shapes"),
     "instances": ("instances", "shapes", "types", "semantic", "surface"),
-    "picture": ("picture", "picture_features"),
+    "picture": ("picture", "picture_features", "immunostain"),
     "boxes": ("boxes",),
     "cells": ("cells",),
 }
@@ -156,6 +166,8 @@ def _task(family: Family, card: DatasetCard, name: str, output: Output, wanted: 
     truth = card.truths[key]
     if wanted is None and output.kind == "picture" and truth.channels != ("red", "green", "blue"):
         metrics += tuple(f"pearson@{c}" for c in truth.channels if c in output.channels and len(truth.channels) > 1)
+    if wanted is None and output.kind == "picture" and {"haematoxylin", "dab"} <= set(truth.stains):
+        metrics += BROWN
     if wanted is None and output.kind == "boxes":
         metrics += _of_boxes(family, output, truth)
     truth_classes = truth.classes
@@ -272,7 +284,8 @@ def _evidence(task: Task, prediction: Prediction, truth: Truth, wanted: set[str]
             return {"cells": cells_of(task, prediction, truth)}
         case PicturePrediction(), Picture():
             both = pictures(prediction, truth)
-            return {"picture": both, "picture_features": Encoded(both)}
+            brown = {"immunostain": Immunostain(both)} if fits(both) and truth.encoding == "rgb8" else {}
+            return {"picture": both, "picture_features": Encoded(both), **brown}
         case BoxesPrediction(), Boxes() | Instances():
             return {"boxes": _boxes(task, prediction, truth)}
     raise ValueError(f"a prediction of kind {prediction.kind} cannot be judged against {truth.kind}")

@@ -3,8 +3,8 @@
 A metric is a function of what one pass over a pair of arrays has counted, the evidence of its kind: a confusion matrix
 (`semantic.confusion`), surfaces (`surface.surfaces`), a reliability table (`calibration.reliability`), a table of
 overlaps (`instances.overlap`), the same with the maps (`shapes.shapes`) or with classes (`types.typed`), two pictures
-(`picture.pair`), two sets of boxes (`boxes.pair`), nuclei on a picture
-(`calls.cells`). So any number of metrics costs one pass.
+(`picture.pair`), what they say of cells (`immunostain.Evidence`), two sets of boxes (`boxes.Pair`), nuclei on a
+picture (`calls.cells`). So any number of metrics costs one pass.
 
 A name may carry an argument: `object_f1@0.7` (IoU), `centroid_f1@8` (pixels), `surface_dice@3` (pixels),
 `pearson@DAPI` (a channel), `cell_f1@CD8a` (a marker), `coco_ap50@WBC` (a class), `picture_fid@resnet50` (an encoder,
@@ -102,6 +102,17 @@ METRICS: Table = Table(
         "ssim": About("picture", "max", 1.0, "Structural similarity, Gaussian window of sigma 1.5"),
         "pearson": About(
             "picture", "max", 1.0, "Pearson's correlation over pixels, mean over channels", argument="channel"
+        ),
+        "dab_concordance": About(
+            "immunostain", "max", 1.0, "Lin's concordance of DAB's optical density, means of 8 px", argument="block"
+        ),
+        "positive_area_error": About("immunostain", "min", 1.0, "Error of the share of the area that is brown"),
+        "positive_share_error": About("immunostain", "min", 1.0, "Error of the share of nuclei that are brown"),
+        "positive_cell_f1": About(
+            "immunostain", "max", 1.0, "F1 over brown nuclei, centres within 8 px", argument="radius"
+        ),
+        "positive_count_correlation": About(
+            "immunostain", "max", 1.0, "Pearson's correlation over fields of the numbers of brown nuclei", True
         ),
         "picture_fid": About(
             "picture_features", "min", None, "Frechet distance of the pictures' features", True, argument="encoder"

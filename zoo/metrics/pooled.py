@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.metrics import boxes, calibration, coco, features, instances, semantic, types
+from zoo.metrics import boxes, calibration, coco, features, immunostain, instances, semantic, types
 
 
 @dataclass(frozen=True)
@@ -228,3 +228,5 @@ def _by_features(distance: Callable[[Any, Any], float], encoder: str | None = No
 
 picture_fid = _by_features(features.fid)
 picture_kid = _by_features(functools.partial(features.kid, size=None))
+
+positive_count_correlation = Pooled(immunostain.positive_counts, immunostain.count_correlation, additive=False)

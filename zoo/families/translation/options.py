@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from zoo.families.base import Family
 from zoo.families.translation.terms import TERMS, check_arguments
@@ -61,6 +61,8 @@ class DiscriminatorOptions(Schema):
     """Whether it sees the input beside the picture."""
     mode: Literal["lsgan", "vanilla", "hinge", "wgangp", "nonsaturating"] = "lsgan"
     """What scores are compared by."""
+    pool: NonNegativeInt = 0
+    """Earlier pictures that it is shown in place of half of the newest ones (CycleGAN: 50); 0 = only the newest."""
     share: PositiveFloat = 0.5
     """Factor on its own loss."""
     penalty: Literal["none", "r1", "wgan-gp"] = "none"
