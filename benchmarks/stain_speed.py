@@ -42,7 +42,9 @@ def main() -> None:
     parser.add_argument("--tiles", type=int, default=64)
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--methods", nargs="+", default=["macenko", "macenko-torchstain", "ruifrok", "reinhard"])
+    parser.add_argument(
+        "--methods", nargs="+", default=["macenko", "macenko-torchstain", "vahadane", "ruifrok", "reinhard"]
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     source = open_dataset("phantom-nuclei", split="train", arguments={"size": args.side}, limit=4)

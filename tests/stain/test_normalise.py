@@ -154,3 +154,18 @@ def test_a_template_becomes_the_moments(stained: NDArray[Any]) -> None:
     mean, std = colour.moments(colour.to_space(colour.retemplate(stained, "lab", template), "lab"))
     np.testing.assert_allclose(mean, template[:, 0], atol=4)
     np.testing.assert_allclose(std, template[:, 1], rtol=0.2)
+
+
+def test_colours_of_a_tile_say_what_its_pixels_say() -> None:
+    """A row a colour with how often it stands there, against a row a pixel; whole bytes are the same factorisation."""
+    rng = np.random.default_rng(0)
+    amounts = rng.gamma(2.0, 0.25, (4000, 2)) * (rng.random((4000, 2)) < 0.7)
+    colours = np.exp(-amounts @ estimate.unit(estimate.RUIFROK)) * 255
+    pixels = np.clip(colours + rng.normal(0, 2, colours.shape), 0, 255).astype(np.uint8)
+    seen = density.optical_density(pixels)
+    wanted = estimate.vahadane(seen)
+    for bits, off in ((8, 1e-4), (6, 3e-3)):
+        rows, counts = estimate.gathered(seen, pixels, bits)
+        assert counts.sum() == len(pixels)
+        np.testing.assert_allclose((rows * counts[:, None]).sum(0), seen.sum(0))
+        assert np.abs(estimate.vahadane(rows, counts=counts) - wanted).max() < off

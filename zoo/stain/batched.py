@@ -125,12 +125,18 @@ class BatchNormaliser:
         tissue = (seen >= 0.15).all(1) if own.method == "macenko-torchstain" else dark(pixels, own.threshold)
         tissue = tissue if kept is None else tissue & kept
         if own.method == "vahadane":
-            return [self._vahadane(seen[b], tissue[b]) for b in range(len(pixels))]
+            return [self._vahadane(pixels[b], tissue[b]) for b in range(len(pixels))]
         return list(macenko(seen, tissue, 99.0 if own.method == "macenko-torchstain" else own.percentile))
 
-    def _vahadane(self, seen: Tensor, tissue: Tensor) -> density.Floats:
-        pixels = seen[:, tissue].T.double().cpu().numpy()
-        return estimate.vahadane(pixels, self.normaliser.weight) if len(pixels) >= 3 else np.full((2, 3), np.nan)
+    def _vahadane(self, pixels: Tensor, tissue: Tensor) -> density.Floats:
+        """Return the directions from the colours of the pixels that single pictures are measured by too."""
+        chosen = torch.nonzero(tissue)[:, 0]
+        chosen = chosen[:: max(1, -(-len(chosen) // estimate.MOST))]
+        if len(chosen) < 3:
+            return np.full((2, 3), np.nan)
+        colours = pixels[:, chosen].T.cpu().numpy()
+        gathered, counts = estimate.gathered(density.optical_density(colours), colours)
+        return estimate.vahadane(gathered, self.normaliser.weight, counts=counts)
 
     # Reinhard
 

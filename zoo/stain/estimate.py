@@ -65,14 +65,29 @@ def haematoxylin_first(matrix: Floats) -> Floats:
     return matrix if matrix[0, 0] > matrix[1, 0] else matrix[::-1].copy()
 
 
-def vahadane(density: Floats, weight: float = 0.1, rounds: int = 60) -> Floats:
+def gathered(density: Floats, pixels: Bytes, bits: int = 6) -> tuple[Floats, Floats]:
+    """Return (K, 3) mean optical densities of pixels of nearly one colour, and (K,) how many each stands for.
+
+    `density`, `pixels`: (N, 3). Colours are one where their first `bits` bits are; a tile has a few thousand of them,
+    which say to `vahadane` what all of its pixels say.
+    """
+    first = (pixels >> (8 - bits)).astype(np.int64)
+    key = (first[:, 0] << 2 * bits) | (first[:, 1] << bits) | first[:, 2]
+    counts = np.bincount(key, minlength=1 << 3 * bits)
+    used = np.flatnonzero(counts)
+    sums = np.stack([np.bincount(key, density[:, c], minlength=len(counts))[used] for c in range(3)], 1)
+    return sums / counts[used, None], counts[used].astype(np.float64)
+
+
+def vahadane(density: Floats, weight: float = 0.1, rounds: int = 60, counts: Floats | None = None) -> Floats:
     """Return (2, 3) unit rows from (N, 3) optical density of tissue: sparse non-negative factorisation.
 
     Minimises `|density - C W|^2 / 2 + weight * |C|_1` over C >= 0 and W >= 0 with unit rows, by turns, from Ruifrok's
-    directions; a function of the pixels alone. Source: Vahadane et al., IEEE TMI 35 (2016), section III.A (sparse NMF,
-    lambda 0.1).
+    directions; a function of the pixels alone. `counts`: (N,) how many pixels each row stands for. Source: Vahadane et
+    al., IEEE TMI 35 (2016), section III.A (sparse NMF, lambda 0.1).
     """
-    data = np.asarray(density[:: max(1, -(-len(density) // MOST))], np.float64)
+    step = max(1, -(-len(density) // MOST)) if counts is None else 1
+    data = np.asarray(density[::step], np.float64)
     stains = unit(RUIFROK)
     amounts = np.maximum(concentrations(data, stains), 0)
     for _ in range(rounds):
@@ -82,7 +97,8 @@ def vahadane(density: Floats, weight: float = 0.1, rounds: int = 60) -> Floats:
             for s in range(2):
                 rest = seen[:, s] - amounts[:, 1 - s] * gram[s, 1 - s]
                 amounts[:, s] = np.maximum(rest / gram[s, s], 0)
-        inner, outer = amounts.T @ amounts, amounts.T @ data
+        weighed = amounts.T if counts is None else amounts.T * counts
+        inner, outer = weighed @ amounts, weighed @ data
         for s in range(2):
             if inner[s, s] <= 0:
                 continue
