@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from seeds import named, over_seeds, trained
 
-from zoo.bench.results import Results, Row, figure
+from zoo.bench.results import Results, figure
 from zoo.bench.run import bench
-from zoo.metrics import METRICS, function
 from zoo.recipe import load_recipe
 
 KINDS = "[neutrophil, lymphocyte, monocyte, eosinophil, basophil, blast]"
@@ -67,7 +66,7 @@ def pairs(first: str, second: str) -> dict[str, Pair]:
 def overrides(pair: Pair, method: str, folder: Path, seed: int, epochs: int | None) -> list[str]:
     """Return what a training's recipe is told."""
     train, val = pair.data(method, "train"), pair.data(method, "val")
-    more = [f"seed={seed}", f"output={folder / f'{method}-{seed}'}", f"evaluate.datasets=[{val}]", *pair.more]
+    more = [f"seed={seed}", f"evaluate.datasets=[{val}]", *pair.more]
     if method != "adapted":
         told = [f"data.train.datasets=[{train}]", f"data.validate.datasets=[{val}]"]
         return more + told + ([] if epochs is None else [f"train.epochs={epochs}"])
@@ -85,42 +84,10 @@ def overrides(pair: Pair, method: str, folder: Path, seed: int, epochs: int | No
 
 def train(pair: Pair, method: str, folder: Path, seed: int, epochs: int | None, more: Sequence[str]) -> Path:
     """Train, or go on where it was stopped; a finished run stays as it is. Return its folder."""
-    run = folder / f"{method}-{seed}"
-    words = ["train", "--resume", str(run)]
     if method == "adapted":
         more = [f"stages.0.{said}" if said.startswith(("data.", "train.")) else said for said in more]
-    if not (run / "checkpoints" / "last.pt").is_file():
-        words = ["train", f"whitecell-detr-{method}", *overrides(pair, method, folder, seed, epochs), *more]
-    print("+ zoo", " ".join(words), flush=True)
-    done = subprocess.run([sys.executable, "-m", "zoo.cli", *words], check=False).returncode
-    if done:
-        raise SystemExit(done)
-    return run
-
-
-def resampler(row: Row, metric: str, images: Sequence[str]) -> Any:
-    """Return a function from indices into `images` to the metric of those images of one row."""
-    cases = {case.image: case for case in row.cases}
-    if METRICS[metric].pooled:
-        return function(metric).resampler([cases[i].records[metric] for i in images])  # type: ignore[attr-defined]
-    values = np.array([cases[i].scores[metric] for i in images])
-    return lambda indices: float(np.nanmean(values[indices]))
-
-
-def over_seeds(rows: Sequence[Row], metric: str, resamples: int = 500) -> tuple[list[float], float, float]:
-    """Return the number of each seed and the interval of their mean: seeds and images are drawn, crossed (Owen 2007).
-
-    With one seed only the images are drawn.
-    """
-    shared = [case.image for case in rows[0].cases if all(any(c.image == case.image for c in r.cases) for r in rows)]
-    each = [resampler(row, metric, shared) for row in rows]
-    n, rng = len(shared), np.random.default_rng(0)
-    drawn = []
-    for _ in range(resamples):
-        chosen = rng.integers(0, n, n)
-        drawn.append(np.mean([each[s](chosen) for s in rng.integers(0, len(each), len(each))]))
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return [float(one(np.arange(n))) for one in each], float(low), float(high)
+    told = [*overrides(pair, method, folder, seed, epochs), *more]
+    return trained(folder / f"{method}-{seed}", f"whitecell-detr-{method}", told)
 
 
 def table(found: Results, folder: Path, seeds: Sequence[int]) -> tuple[str, list[dict[str, Any]]]:
@@ -130,12 +97,8 @@ def table(found: Results, folder: Path, seeds: Sequence[int]) -> tuple[str, list
     numbers: list[dict[str, Any]] = []
     for place in places:
         for method in METHODS:
-            names = [str(folder / f"{method}-{seed}") for seed in seeds]
-            rows = [
-                row
-                for row in found.rows
-                if (row.dataset, row.split) == place and not row.baseline and any(_is(row.weights, n) for n in names)
-            ]
+            here = [row for row in found.rows if (row.dataset, row.split) == place]
+            rows = named(here, [folder / f"{method}-{seed}" for seed in seeds])
             if not rows:
                 continue
             cells = []
@@ -147,11 +110,6 @@ def table(found: Results, folder: Path, seeds: Sequence[int]) -> tuple[str, list
             each = ", ".join(figure(v, "coco_ap50") for v in numbers[-len(SHOWN)]["seeds"])
             lines.append(f"| {':'.join(place)} | {method} | {' | '.join(cells)} | {each} |")
     return "\n".join(lines) + "\n", numbers
-
-
-def _is(label: str, name: str) -> bool:
-    """Return whether a row's label, which the benchmark may have shortened, names a run."""
-    return label == name or label == Path(name).name or name.endswith(f"/{label}")
 
 
 def main() -> int:
