@@ -27,11 +27,17 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "converter": {
         "cerberus": "zoo.families.cerberus.published:from_files",
+        "ctranspath": "zoo.encoders.layouts:from_swin",
+        "dinov2": "zoo.encoders.layouts:from_dinov2",
+        "kimianet": "zoo.encoders.layouts:from_densenet",
         "mfds-detr": "zoo.families.detr.published:convert_file",
         "miphei": "zoo.families.miphei.published:from_files",
         "plain": "zoo.weights.convert:plain_state_dict",
         "stardist": "zoo.families.stardist.convert:folder",
         "pix2pix-code-base": "zoo.families.translation.published:convert_file",
+        "timm": "zoo.encoders.layouts:from_timm",
+        "torchvision-resnet": "zoo.encoders.layouts:from_resnet",
+        "transformers": "zoo.encoders.layouts:from_transformers",
         "zoo": "zoo.weights.convert:zoo_file",
     },
     "decoder": {
@@ -239,6 +245,7 @@ TABLES: dict[str, dict[str, str]] = {
         "stain": "zoo.stain.cases:answer",
     },
     "engine": {
+        "fills": "zoo.encoders.fill:fits",
         "fits": "zoo.families.build:fits",
         "maps": "zoo.inference.predict:maps_of",
         "predict": "zoo.inference.predict:predict_array",

@@ -121,6 +121,35 @@ def test_broken_and_double_cards_hide_no_others(
     assert set(catalogue.STATES) >= {"here", "pull"}
 
 
+def test_a_foundation_encoder_is_pulled_and_converted(shelf: Path, tmp_path: Path) -> None:
+    import torch
+
+    from zoo import registry
+    from zoo.encoders import build_encoder
+    from zoo.errors import UserError
+    from zoo.weights import store
+    from zoo.weights.convert import Files
+    from zoo.weights.gather import How
+    from zoo.weights.pull import pull
+
+    torch.manual_seed(1)
+    donor = build_encoder("kimianet", weights="none").eval()
+    served = {k.replace("net.features_", "module.model.0."): v for k, v in donor.state_dict().items()}
+    served |= {"module.fc_4.weight": torch.ones(30, 1024), "module.fc_4.bias": torch.ones(30)}
+    torch.save(served, tmp_path / "KimiaNetPyTorchWeights.pth")
+    with pytest.raises(UserError, match="licence"):
+        pull("kimianet", How(origin=str(tmp_path)))
+    found = pull("kimianet", How(origin=str(tmp_path), accept=True))
+    shapes, meta = store.read_shapes(found.path)
+    assert (len(shapes), meta["encoder"]) == (725, "kimianet")
+    made = build_encoder("kimianet", weights="published").eval()
+    assert made.weights == "kimianet.published"
+    assert all(torch.equal(v, made.state_dict()[k]) for k, v in donor.state_dict().items())
+    torch.save({"patch_embed.proj.weight": torch.ones(4, 3, 16, 16)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match=r"its layout is that of timm\. Expected densenet"):
+        registry.get("converter", "kimianet")(Files(tmp_path, tmp_path / "other.pth"))
+
+
 def test_an_encoders_card_names_its_weights_in_a_recipe(
     write_card: Any, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from zoo.errors import ZooError
 
 if TYPE_CHECKING:
     from zoo.cards import WeightsCard
+    from zoo.encoders.listing import Info
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,14 @@ def has_dataset(name: str) -> bool:
 
 def encoders() -> list[Item]:
     """Return the encoders, from the committed list."""
-    from zoo.encoders import listing
+    from zoo.encoders import foundation, listing
 
     found = []
     for name in listing.names():
         info = listing.info(name)
+        if info.card:
+            found.append(_foundation(info))
+            continue
         millions = f"{info.parameters / 1e6:.1f} M"
         tags = list(info.weights)
         licences = sorted({w.licence or "not stated" for w in info.weights.values()})
@@ -97,14 +101,45 @@ def encoders() -> list[Item]:
             "weights": tags,
         }
         found.append(Item(name, (millions.rjust(8), about), licence=", ".join(licences), usable=None, values=values))
-    return found
+    for name, reason in foundation.UNAVAILABLE.items():
+        said = {"available": False, "reason": reason}
+        columns = ("-".rjust(8), f"not available: {reason}")
+        found.append(Item(name, columns, "foundation", usable=False, values=said))
+    return sorted(found, key=lambda item: item.name)
+
+
+def _foundation(info: Info) -> Item:
+    """Return the line of a foundation encoder: what it takes to have the weights, its resolution, its licence."""
+    from zoo.weights import store
+
+    card = store.card(str(info.card))
+    state, licence = state_of(card), card.licence.weights
+    about = f"{state}; {info.mpp:g} um; {licence.name}"
+    values = {
+        "source": info.source,
+        "parameters": info.parameters,
+        "channels": info.channels,
+        "strides": info.strides,
+        "weights": [card.name],
+        "mpp": info.mpp,
+        "gate": card.gate,
+        "state": state,
+        "allows": list(licence.allows),
+    }
+    millions = f"{info.parameters / 1e6:.1f} M".rjust(8)
+    return Item(info.name, (millions, about), "foundation", licence.name, values=values)
 
 
 def has_encoder_weights(name: str) -> bool:
     """Return whether any pretrained weights of an encoder are on this machine; touches no network."""
-    from zoo.encoders import listing, pretrained
+    from zoo.encoders import foundation, listing, pretrained
+    from zoo.weights import store
 
+    if name in foundation.UNAVAILABLE:
+        return False
     info = listing.info(name)
+    if info.card:
+        return store.local(store.card(info.card)) is not None
     return any(pretrained.local(info, weights) for weights in info.weights.values())
 
 
@@ -113,7 +148,7 @@ STATES = {
     "pull": "zoo weights pull fetches them",
     "gated": "zoo weights pull fetches them with a token of an account that has accepted the terms",
     "by hand": "a person fetches the file; zoo weights pull NAME --from FILE takes it",
-    "later": "published, but this version has no family or converter for them",
+    "later": "published, but this version has no family, encoder or converter for them",
     "never": "cannot be had",
 }
 """What `zoo list weights` says of weights, and what it means."""
@@ -122,10 +157,13 @@ STATES = {
 def state_of(card: WeightsCard) -> str:
     """Return one of `STATES`, without touching a network."""
     from zoo import registry
+    from zoo.encoders import foundation
     from zoo.weights import store
 
     if card.source.kind == "unavailable":
         return "never"
+    if card.encoder in foundation.UNAVAILABLE:
+        return "later"
     unknown_family = card.family is not None and card.family not in registry.table("family")
     if unknown_family or (card.convert is not None and card.convert.name not in registry.table("converter")):
         return "later"

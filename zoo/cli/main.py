@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("zoo.cli.bench", "weights x datasets -> a table with intervals, and pictures"),
     "data": ("zoo.cli.data", "fetch or check a copy, a card for your own folder, samples"),
     "weights": ("zoo.cli.weights", "pull, verify, mirror, push: pretrained weights"),
+    "embed": ("zoo.cli.embed", "images -> a table of an encoder's features, a row a tile"),
     "stain": ("zoo.cli.stain", "normalise, separate and measure stains of images and slides"),
     "verify": ("zoo.cli.verify", "published cases: does this build compute what they do"),
     "demo": ("zoo.cli.demo", "train, benchmark and predict on data that comes along"),

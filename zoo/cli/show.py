@@ -120,8 +120,12 @@ def _family(name: str) -> Page | None:
 
 
 def _encoder(name: str) -> Page | None:
-    from zoo.encoders import listing
+    from zoo.encoders import foundation, listing
 
+    if name in foundation.UNAVAILABLE:
+        reason = foundation.UNAVAILABLE[name]
+        said = {"kind": "encoder", "name": name, "available": False, "reason": reason}
+        return said, paragraph(f"encoder {name}: not available: {reason}")
     try:
         info = listing.info(name)
     except UserError:
@@ -135,6 +139,16 @@ def _encoder(name: str) -> Page | None:
         ("mean, std", f"{', '.join(map(str, info.mean))}; {', '.join(map(str, info.std))}"),
         ("imagenet", info.imagenet or "none"),
     ]
+    if info.card:
+        known = foundation.TABLE[info.name]
+        rows[-1:] = [
+            ("um per pixel", f"{known.mpp:g}; tiles of {known.size} pixels"),
+            ("patch", f"{known.patch} pixels" if known.patch else "none"),
+            ("tokens before", f"{known.prefix} (class and registers)" if known.patch else "none"),
+            ("embedding", known.pool if known.pool != "none" else "not known here: say --pool"),
+            ("entries", str(known.entries)),
+            ("weights", f"published ({info.card})"),
+        ]
     lines = [f"encoder {info.name}", table([(f"  {key}", value) for key, value in rows], 10_000)]
     weights: dict[str, Any] = {}
     for tag, one in info.weights.items():

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from zoo.errors import UserError
+from zoo.nn import vit_necks
 
 RGB_MEAN = (0.485, 0.456, 0.406)
 RGB_STD = (0.229, 0.224, 0.225)
@@ -102,6 +103,7 @@ class Encoder(nn.Module):
         self.mpp, self.patch = mpp, patch
         self.divisor, self.minimum = divisor, minimum
         self.pool = "mean"
+        self.neck: vit_necks.Kind = "simple"
         self.layer_decay = 1.0
         self.still: tuple[nn.Module, ...] = ()
         self._still = False
@@ -230,6 +232,12 @@ class Encoder(nn.Module):
             f"encoder {self.name}: it has no attention layers to adapt. "
             "Expected a vision transformer. Train the encoder whole, or freeze it."
         )
+
+
+def decayed(module: nn.Module) -> list[dict[str, Any]] | None:
+    """Return the optimiser groups of the encoders inside a module whose `layer_decay` is below 1; None for none."""
+    found = [m for m in module.modules() if isinstance(m, Encoder) and m.layer_decay < 1]
+    return [group for encoder in found for group in encoder.groups()] or None
 
 
 def walk(module: nn.Module, depth: int = 3) -> Iterator[nn.Module]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from zoo.errors import UserError
+from zoo.weights.convert import Converted, Files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -160,3 +161,43 @@ _CONVERT: dict[Layout, Callable[[State], State]] = {
     "densenet": _densenet,
     "resnet": _resnet,
 }
+
+
+# --- what cards name --------------------------------------------------------------------------------------------------
+
+
+def from_timm(files: Files) -> Converted:
+    """Return a file under timm's names: wrappers, heads and other parts are cut off; raw DINOv2 has nearly the same."""
+    return _of(files, "timm", "dinov2")
+
+
+def from_dinov2(files: Files) -> Converted:
+    """Return a file of DINOv2's own modules: registers, packed SwiGLU, chunks of blocks."""
+    return _of(files, "dinov2", "timm")
+
+
+def from_transformers(files: Files) -> Converted:
+    """Return a file of transformers' Dinov2 (with registers or SwiGLU too) or ViT."""
+    return _of(files, "transformers-dinov2", "transformers-vit")
+
+
+def from_swin(files: Files) -> Converted:
+    """Return CTransPath's file: a Swin with a convolutional stem, each downsampling in the stage before."""
+    return _of(files, "swin")
+
+
+def from_densenet(files: Files) -> Converted:
+    """Return KimiaNet's file: torchvision's DenseNet-121, without the head."""
+    return _of(files, "densenet")
+
+
+def from_resnet(files: Files) -> Converted:
+    """Return a file of torchvision's ResNet, without the head."""
+    return _of(files, "resnet")
+
+
+def _of(files: Files, *expected: Layout) -> Converted:
+    tensors, layout = to_timm(files.state_dict(), str(files.main))
+    if layout not in expected:
+        raise UserError(f"{files.main}: its layout is that of {layout}. Expected {expected[0]}, as its card says.")
+    return Converted("", {}, tensors)

@@ -60,7 +60,8 @@ class Info:
     a classifier. `mean`, `std`: of the default weights. `imagenet`: the tag behind `weights: imagenet`. `exact`:
     whether the backbone's maps have exactly the declared sizes; where not, they are resized to them. `build`: what
     the library is told so that any size goes through. Of a foundation encoder also: `card`, the name of its weights;
-    `mpp`, um per pixel that it was trained at; `pool`, how its publishers make one vector of a tile.
+    `mpp`, um per pixel that it was trained at; `pool`, how its publishers make one vector of a tile; `size`, the side
+    of its tiles in pixels.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Info:
     card: str | None = None
     mpp: float | None = None
     pool: Literal["class", "class+mean", "mean", "none"] = "mean"
+    size: int = 224
 
 
 @functools.cache
@@ -159,6 +161,7 @@ def _foundation(name: str, known: Foundation) -> Info:
         card=known.card,
         mpp=known.mpp,
         pool=known.pool,
+        size=known.size,
     )
 
 

@@ -70,7 +70,9 @@ def find(info: Info, weights: str | Path) -> File | None:
     chosen = choose(info, weights)
     if isinstance(chosen, Weights):
         return File(local(info, chosen) or fetch(info, chosen), chosen.tag, chosen.tag)
-    return None if chosen is None else File(chosen, None, chosen.name)
+    if chosen is None:
+        return None
+    return File(chosen, None, str(info.card) if str(weights) == "published" else chosen.name)
 
 
 def choose(info: Info, weights: str | Path) -> Weights | Path | None:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from zoo.encoders.base import Encoder, Features, ceil_div
 from zoo.errors import UserError
+from zoo.nn import vit_necks
 from zoo.nn.blocks import ConvNormAct, Norm
-from zoo.nn.necks import SimplePyramid
 
 Source = Literal["level", "identity", "stem", "deeper", "between", "neck"]
 
@@ -23,8 +23,9 @@ class Pyramid(nn.Module):
     deepest where it has several of a stride). Otherwise: stride 1 is the picture itself ("identity"); finer strides
     come from a light convolutional stem on the picture (`stem` channels; `stem=0` takes the finest map, interpolated);
     coarser ones from 3 x 3 convolutions of stride 2; ones in between from the next coarser map, interpolated. A plain
-    transformer gets a simple pyramid (`zoo.nn.necks.SimplePyramid`, `neck` channels) for every stride but 1.
-    `sources` says which. `norm` is that of the added layers.
+    transformer gets a neck (`zoo.nn.vit_necks`, of the kind that `encoder.neck` names, of about `neck` channels) for
+    every stride, but for 1 where the kind looks at blocks alone. `sources` says which. `norm` is that of the added
+    layers.
     """
 
     def __init__(
@@ -43,16 +44,32 @@ class Pyramid(nn.Module):
         self.in_channels = encoder.in_channels
         self.made = nn.ModuleDict()
         self._at = {s: i for i, s in enumerate(encoder.strides)}
+        self.neck = self._neck(neck, norm)
         self.sources: tuple[Source, ...] = tuple(self._source(s, stem) for s in self.strides)
         self.channels = tuple(
-            self._prepare(s, source, stem, neck, norm) for s, source in zip(self.strides, self.sources, strict=True)
+            self._prepare(s, source, stem, norm) for s, source in zip(self.strides, self.sources, strict=True)
         )
-        necked = tuple(s for s, source in zip(self.strides, self.sources, strict=True) if source == "neck")
-        self.neck = SimplePyramid(encoder.channels[-1], encoder.patch, necked, neck) if encoder.patch else None
+
+    def _neck(self, width: int, norm: Norm) -> vit_necks.ViTNeck | None:
+        encoder = self.encoder
+        strides = [s for s in self.strides if self._source(s, 0) == "neck"]
+        if encoder.patch is None or not strides:
+            return None
+        return vit_necks.build(
+            encoder.neck,
+            encoder.channels[-1],
+            encoder.patch,
+            strides,
+            width,
+            image=encoder.in_channels,
+            maps=len(encoder.channels),
+            norm=norm,
+        )
 
     def _source(self, stride: int, stem: int) -> Source:
         if self.encoder.patch:
-            return "identity" if stride == 1 else "neck"
+            blocks = self.encoder.neck in ("simple", "dpt")
+            return "identity" if stride == 1 and blocks else "neck"
         if stride in self._at:
             return "level"
         if stride == 1:
@@ -65,7 +82,7 @@ class Pyramid(nn.Module):
         """Return the index of the next coarser level of the backbone."""
         return next(i for i, s in enumerate(self.encoder.strides) if s > stride)
 
-    def _prepare(self, stride: int, source: Source, stem: int, neck: int, norm: Norm) -> int:
+    def _prepare(self, stride: int, source: Source, stem: int, norm: Norm) -> int:
         """Build what a level needs and return its channels."""
         if source == "level":
             return self.encoder.channels[self._at[stride]]
@@ -73,8 +90,8 @@ class Pyramid(nn.Module):
             return self.in_channels
         if source == "between":
             return self.encoder.channels[self._coarser(stride)]
-        if source == "neck":
-            return neck
+        if source == "neck" and self.neck is not None:
+            return self.neck.channels[self.neck.strides.index(stride)]
         start = 1 if source == "stem" else self.encoder.strides[-1]
         inputs = self.in_channels if source == "stem" else self.encoder.channels[-1]
         steps = (stride // start).bit_length() - 1
@@ -92,7 +109,7 @@ class Pyramid(nn.Module):
     def levels(self, x: Tensor, features: Features) -> list[Tensor]:
         """Return the maps from a picture and the encoder's features of it, for whoever needs the tokens too."""
         size = int(x.shape[-2]), int(x.shape[-1])
-        necked = iter(self.neck(features.maps[-1], size) if self.neck is not None else [])
+        necked = iter(self.neck(x, features.maps, features.prefix) if self.neck is not None else [])
         found: list[Tensor] = []
         for stride, source in zip(self.strides, self.sources, strict=True):
             if source == "level":

@@ -1,4 +1,4 @@
-"""How much of an encoder learns: all of it, nothing, its last blocks, or low-rank changes of its attention."""
+"""How an encoder is used: what of it learns (all, nothing, its last blocks, low-rank changes), and how it is seen."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from zoo.encoders.base import Encoder
 from zoo.errors import UserError
+from zoo.nn import vit_necks
 from zoo.schema import Schema
 
 
@@ -30,6 +31,8 @@ class Tuning(Schema):
     """Whether blocks are computed again in the backward pass, which takes less memory and more time."""
     patch: PositiveInt | None = None
     """Side of a transformer's patches; none = that of the weights."""
+    neck: vit_necks.Kind = "simple"
+    """How a plain transformer becomes a pyramid: simple | dpt | detail (with a convolutional stream) | unetr."""
 
     @field_validator("projections", mode="before")
     @classmethod
@@ -69,7 +72,7 @@ def apply(encoder: Encoder, tuning: Tuning) -> None:
         encoder.repatch(tuning.patch)
     if tuning.checkpointing:
         encoder.checkpoint()
-    encoder.layer_decay = tuning.layer_decay
+    encoder.layer_decay, encoder.neck = tuning.layer_decay, tuning.neck
     if tuning.tune == "frozen":
         encoder.freeze()
     elif tuning.tune == "lora":

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from zoo import registry
 from zoo.cards import DatasetCard
+from zoo.encoders.base import decayed
 from zoo.schema import Component, Schema
 from zoo.stain.normalise import Normaliser
 from zoo.types import Batch, Geometry, Kind, Prediction, Sample
@@ -391,8 +392,11 @@ class Family(nn.Module):
         return None
 
     def groups(self) -> list[dict[str, Any]] | None:
-        """Return optimiser groups (`params`, `lr_scale`, `weight_decay`) or None for one group."""
-        return None
+        """Return optimiser groups (`params`, `lr_scale`, `weight_decay`) or None for one group.
+
+        Here: those of encoders whose `layer_decay` is below 1; parameters that no group names form one more.
+        """
+        return decayed(self)
 
     # what a user calls
 

@@ -141,6 +141,16 @@ def _check_encoder_weights(notes: Notes, info: Any, weights: str, key: Key) -> N
 
     if weights == "none" or Path(weights).expanduser().is_file():
         return
+    if info.card:
+        if weights not in ("published", info.card):
+            what = f'encoder {info.name} has no weights "{weights}", and no file is there. '
+            notes.add(key, what + f"Write published ({info.card}), a file or none, or see: zoo show {info.name}")
+        elif paths.offline():
+            try:
+                pretrained.choose(info, weights)
+            except UserError as error:
+                notes.add_error(key, error)
+        return
     if weights == "imagenet" and info.imagenet is None:
         notes.add(key, f"encoder {info.name} has no ImageNet weights. Write none, or see: zoo show {info.name}")
     elif weights != "imagenet" and weights not in info.weights:

@@ -68,7 +68,8 @@ class Files:
 @dataclass(frozen=True)
 class Converted:
     """What a converter returns: `family` and `options` rebuild the module, `tensors` is its whole state dict; `more`
-    becomes metadata of the file, as that of a trained one (recipe, trained_on, operating)."""
+    becomes metadata of the file, as that of a trained one (recipe, trained_on, operating). Weights of an encoder alone
+    have the family "" and timm's names."""
 
     family: str
     options: Mapping[str, Any]

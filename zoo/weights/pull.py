@@ -17,7 +17,7 @@ from zoo.cards import WeightsCard
 from zoo.errors import UserError
 from zoo.fetch import FetchError, archives, checksum, consent, http, hub, quarantine
 from zoo.weights import cache, readers, store
-from zoo.weights.convert import Converted, Files, metadata
+from zoo.weights.convert import FORMAT, Converted, Files, metadata
 from zoo.weights.gather import MIRROR, Gathered, How, gather, place
 from zoo.weights.store import Found
 
@@ -103,7 +103,7 @@ def _install(card: WeightsCard, target: Path, how: How) -> Path:
 
 def _make(card: WeightsCard, gathered: Gathered, staging: Path, how: How) -> Path:
     """Return the file that is to be kept, in the staging folder: converted and checked. Raises `UserError`."""
-    if card.family is None:
+    if card.family is None and card.convert is None:
         finite(readers.read(gathered.main).tensors, str(gathered.main))
         return gathered.main
     if card.convert is None:
@@ -119,7 +119,10 @@ def _make(card: WeightsCard, gathered: Gathered, staging: Path, how: How) -> Pat
     converted = convert(card, files)
     path = staging / f"{card.name}.safetensors"
     store.write_tensors(path, converted.tensors, _described(card, converted, gathered))
-    check(card, path)
+    if card.family is None:
+        registry.get("engine", "fills")(card.encoder, path)
+    else:
+        check(card, path)
     return path
 
 
@@ -135,7 +138,7 @@ def convert(card: WeightsCard, files: Files) -> Converted:
             f"{card.name}: {files.main.name} is not laid out as the converter {card.convert.name} expects "
             f"({type(error).__name__}: {reason}). Expected the published file."
         ) from None
-    if converted.family != card.family:
+    if (converted.family or None) != card.family:
         raise UserError(f"{card.name}: the files are of family {converted.family}, the card says {card.family}.")
     finite(converted.tensors, card.name)
     return converted
@@ -154,6 +157,8 @@ def _described(card: WeightsCard, converted: Converted, gathered: Gathered) -> d
         more["recipe"] = card.recipe
     if card.trained_on:
         more["trained_on"] = [t.model_dump(mode="json") for t in card.trained_on]
+    if card.family is None:
+        return {"format": str(FORMAT), "encoder": str(card.encoder), **{k: json.dumps(v) for k, v in more.items()}}
     return metadata(converted.family, converted.options, more | dict(converted.more))
 
 

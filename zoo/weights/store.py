@@ -218,8 +218,8 @@ def absent(chosen: cards.WeightsCard) -> UserError:
     how = f"zoo weights pull {chosen.name}"
     if source.kind == "manual":
         return UserError(
-            f'weights "{chosen.name}" are not on this machine. Get {source.file} from {source.page}, then: {how} '
-            "--from FILE"
+            f'weights "{chosen.name}" are not on this machine. Get {source.file or "it"} from {source.page}, then: '
+            f"{how} --from FILE"
         )
     return UserError(f'weights "{chosen.name}" are not on this machine. Pull them: {how}')
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from zoo.encoders.base import decayed
 from zoo.families.base import Context, Family, Player, Procedure
 from zoo.families.translation.terms import TERMS, Pass
 from zoo.losses import adversarial
@@ -115,8 +116,13 @@ class Adversarial(Procedure):
             "features": (own.projector,),
             "discriminator": (own.judge, own.judge_back),
         }
-        found = {name: [p for m in parts if m is not None for p in m.parameters()] for name, parts in groups.items()}
-        return {name: Player([p for p in ps if p.requires_grad]) for name, ps in found.items() if ps}
+        found = {}
+        for name, parts in groups.items():
+            whole = nn.ModuleList(m for m in parts if m is not None)
+            parameters = [p for p in whole.parameters() if p.requires_grad]
+            if parameters:
+                found[name] = Player(parameters, groups=decayed(whole))
+        return found
 
     def step(self, family: Family, batch: Batch, ctx: Context) -> None:
         """Do one step: everything that terms share is computed once."""

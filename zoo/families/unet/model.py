@@ -184,10 +184,6 @@ class UNet(Family):
             for planes, where in zip(found, geometry, strict=True)
         ]
 
-    def groups(self) -> list[dict[str, Any]] | None:
-        """Return one group: encoder and decoder learn at the same rate."""
-        return None
-
 
 def _encoder(options: UNetOptions, in_channels: int) -> Encoder:
     """Return the encoder, cut off below the deepest level that the decoder uses. Raises `ValueError`, `UserError`."""
