@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
@@ -67,6 +67,9 @@ class Loading(Schema):
     patch_epochs: PositiveInt | None = None
     """Cut the patches of so many epochs once, with their targets, and use them again in another order under new light;
     none = every epoch cuts anew. For targets that cost more than the step."""
+    fixed: bool = False
+    """Whether patches that are used again stay as they are, light included: a few fixed views of each image, whose
+    features a frozen encoder keeps (`keep` of its arguments)."""
     augment: str | tuple[Component, ...] = "none"
     """A preset (none, light, he-strong, fluorescence) or a list of augmentations."""
     augment_on: Literal["workers", "device"] = "workers"
@@ -80,6 +83,12 @@ class Loading(Schema):
     @classmethod
     def _one(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | Mapping) else value
+
+    @model_validator(mode="after")
+    def _views(self) -> Self:
+        if self.fixed and (self.patch_epochs is None or self.augment_on != "workers"):
+            raise ValueError("fixed wants patch_epochs, the number of views, and augment_on: workers. Write them")
+        return self
 
 
 class Data(Schema):

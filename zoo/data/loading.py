@@ -303,7 +303,7 @@ class Loader:
             augment = Augment(loading.augment)
             augment.check(channels or self.datasets[0].card.channels, self.datasets[0].card.axes)
             self._work.augment = augment
-            if loading.patch_epochs is not None:
+            if loading.patch_epochs is not None and not loading.fixed:
                 self._work.augment, self._work.light = augment.split()
         self._seed, self._sizes = seed, sizes
         self._plan: Plan | None = None

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from zoo.errors import UserError
 from zoo.nn import vit_necks
+
+if TYPE_CHECKING:
+    from zoo.encoders.kept import FeatureCache
 
 RGB_MEAN = (0.485, 0.456, 0.406)
 RGB_STD = (0.229, 0.224, 0.225)
@@ -104,7 +107,9 @@ class Encoder(nn.Module):
         self.divisor, self.minimum = divisor, minimum
         self.pool = "mean"
         self.neck: vit_necks.Kind = "simple"
+        self.neck_width = 256
         self.layer_decay = 1.0
+        self.kept: FeatureCache | None = None
         self.still: tuple[nn.Module, ...] = ()
         self._still = False
 
@@ -148,6 +153,12 @@ class Encoder(nn.Module):
                 f"encoder {self.name}: the input has shape {tuple(x.shape)}. "
                 f"Expected (B, {self.in_channels}, H, W). Build the encoder with the in_channels of the data."
             )
+        if self.kept is not None and not x.requires_grad:
+            return self.kept.features(self, x, pad)
+        return self.compute(x, pad)
+
+    def compute(self, x: Tensor, pad: bool) -> Features:
+        """Return what `forward` does, without looking for features that were kept."""
         height, width = x.shape[-2:]
         padded = pad_to(x, self.divisor, self.minimum) if pad else self._whole_patches(x)
         whole = padded.shape[-2], padded.shape[-1]
@@ -185,7 +196,7 @@ class Encoder(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of every layer; frozen batch statistics stay in evaluation mode."""
-        super().train(mode)
+        super().train(mode and self.kept is None)  # what is kept must not hang on chance
         for module in self.modules() if self._still else self.still:
             if isinstance(module, _BatchNorm):
                 module.train(False)

@@ -23,9 +23,9 @@ class Pyramid(nn.Module):
     deepest where it has several of a stride). Otherwise: stride 1 is the picture itself ("identity"); finer strides
     come from a light convolutional stem on the picture (`stem` channels; `stem=0` takes the finest map, interpolated);
     coarser ones from 3 x 3 convolutions of stride 2; ones in between from the next coarser map, interpolated. A plain
-    transformer gets a neck (`zoo.nn.vit_necks`, of the kind that `encoder.neck` names, of about `neck` channels) for
-    every stride, but for 1 where the kind looks at blocks alone. `sources` says which. `norm` is that of the added
-    layers.
+    transformer gets a neck (`zoo.nn.vit_necks`, of the kind that `encoder.neck` names, of about `neck` channels; None =
+    the encoder's `neck_width`) for every stride, but for 1 where the kind looks at blocks alone. `sources` says which.
+    `norm` is that of the added layers.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Pyramid(nn.Module):
         strides: Sequence[int] = (1, 2, 4, 8, 16, 32),
         *,
         stem: int = 32,
-        neck: int = 256,
+        neck: int | None = None,
         norm: Norm = "batch",
     ) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Pyramid(nn.Module):
         self.in_channels = encoder.in_channels
         self.made = nn.ModuleDict()
         self._at = {s: i for i, s in enumerate(encoder.strides)}
-        self.neck = self._neck(neck, norm)
+        self.neck = self._neck(neck or encoder.neck_width, norm)
         self.sources: tuple[Source, ...] = tuple(self._source(s, stem) for s in self.strides)
         self.channels = tuple(
             self._prepare(s, source, stem, norm) for s, source in zip(self.strides, self.sources, strict=True)

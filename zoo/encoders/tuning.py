@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from torch import nn
 
 from zoo.encoders.base import Encoder
+from zoo.encoders.kept import FeatureCache
 from zoo.errors import UserError
 from zoo.nn import vit_necks
 from zoo.schema import Schema
@@ -33,6 +42,10 @@ class Tuning(Schema):
     """Side of a transformer's patches; none = that of the weights."""
     neck: vit_necks.Kind = "simple"
     """How a plain transformer becomes a pyramid: simple | dpt | detail (with a convolutional stream) | unetr."""
+    neck_width: PositiveInt = 256
+    """Channels of that pyramid (of its coarser levels, where they differ)."""
+    keep: NonNegativeFloat = 0
+    """How many GB of features of a frozen encoder are kept in memory, for pictures that come again; 0 = none."""
 
     @field_validator("projections", mode="before")
     @classmethod
@@ -44,6 +57,8 @@ class Tuning(Schema):
         extra = {"rank", "alpha", "projections"} & self.model_fields_set
         if extra and self.tune != "lora":
             raise ValueError(f"{', '.join(sorted(extra))} is for tune: lora. Write that, or leave it out")
+        if self.keep and self.tune != "frozen":
+            raise ValueError("keep is for tune: frozen, for what learns changes. Write that, or leave it out")
         return self
 
 
@@ -72,8 +87,9 @@ def apply(encoder: Encoder, tuning: Tuning) -> None:
         encoder.repatch(tuning.patch)
     if tuning.checkpointing:
         encoder.checkpoint()
-    encoder.layer_decay, encoder.neck = tuning.layer_decay, tuning.neck
+    encoder.layer_decay, encoder.neck, encoder.neck_width = tuning.layer_decay, tuning.neck, tuning.neck_width
     if tuning.tune == "frozen":
+        encoder.kept = FeatureCache(int(tuning.keep * 2**30)) if tuning.keep else None
         encoder.freeze()
     elif tuning.tune == "lora":
         encoder.adapt(tuning.rank, alpha=tuning.alpha, projections=tuning.projections)
