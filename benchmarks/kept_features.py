@@ -10,7 +10,6 @@ it, for it also computes the synthetic pictures.
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
 from typing import Any
@@ -47,7 +46,6 @@ def epochs(args: argparse.Namespace, keep: float) -> list[float]:
                 "data.train.workers=0",
                 "data.validate=null",
                 f"train.epochs={args.epochs}",
-                "train.monitor=null",
                 f"output={folder}/run",
             ],
         )
