@@ -283,7 +283,7 @@ class Recipe(Schema):
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-_LATER: dict[str, Any] = {"foreground": 0.5, "patch_epochs": None}
+_LATER: dict[str, Any] = {"foreground": 0.5, "patch_epochs": None, "fixed": False}
 """Keys of `Loading` that came after recipes had been hashed, with their defaults."""
 
 
