@@ -19,6 +19,9 @@ from zoo.families.stardist.network import Heads, ResNetBackbone, Trace, UNetBack
 from zoo.families.stardist.options import StarDistOptions
 from zoo.types import Batch, Geometry, Instances, InstancesPrediction, Prediction, Sample
 
+MANY_CANDIDATES = 10_000
+"""Candidates of an image, beside a thousand for each of its objects, from which a threshold is not worth trying: where
+a network has learnt nothing yet, everything is one."""
 MANY = 500
 """Polyhedra from which ours are drawn in one compiled loop; the package takes milliseconds for each."""
 
@@ -365,10 +368,14 @@ class StarDist(Family):
         if not truths or not any(t.any() for t in truths):
             return None
         highest = max(float(maps["prob"].max()) for maps, _ in found)
+        most = [min(self.options.max_candidates, MANY_CANDIDATES + 1000 * len(np.unique(t))) for t in truths]
 
         def score(prob: float, nms: float) -> float:
             try:
-                drawn = [self.decode(maps, [where], prob=prob, nms=nms)[0]["instances"] for maps, where in found]
+                drawn = [
+                    self.decode(maps, [where], prob=prob, nms=nms, max_candidates=n)[0]["instances"]
+                    for (maps, where), n in zip(found, most, strict=True)
+                ]
             except UserError:  # more candidates than allowed: no operating point
                 return 0.0
             pairs = [(t, d.map) for t, d in zip(truths, drawn, strict=True) if isinstance(d, InstancesPrediction)]

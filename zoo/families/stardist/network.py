@@ -36,6 +36,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 """Activations by the names that published configurations use."""
 
 
+PRIOR = -3.0
+"""Logit of a probability before anything is learnt, about 0.05 (Lin et al. 2017, section 4.1): objects are few, and a
+network that sees one in every pixel has thousands of candidates."""
+
+
 class SameConv(nn.Module):
     """A convolution whose output has ceil(n / stride) pixels an axis: half of the zeros before, the larger half after.
 
@@ -305,6 +310,7 @@ class Heads(Layers):
         if features:
             self.branches[""] = self.conv("features", inputs, features, kernel)
         self.conv("prob", width, 1, one)
+        nn.init.constant_(self.layers["prob"].conv.bias, PRIOR)  # type: ignore[union-attr, arg-type]
         self.conv("dist", width, rays, one)
         if classes is not None:
             self.branches["class"] = self.conv("features_class", inputs, features, kernel) if features else None
