@@ -183,6 +183,7 @@ def _checked(family: Any, drawing: Drawing, count: int, seed: int) -> Diffusion:
         raise UserError(f'--sampler: no sampler "{drawing.sampler}". {suggest(drawing.sampler, known)}'.strip())
     if drawing.guidance is not None and not 0 <= drawing.guidance < 1e3:
         raise UserError(f"--guidance: {drawing.guidance} will not do. Expected 0 to 1000; 1 = none.")
+    family.network.to(memory_format=torch.channels_last)  # the faster one on a CPU
     return family.eval()
 
 
