@@ -4,8 +4,8 @@
 
 Bench the bundled file itself (`zoo bench --weights NAME.TAG`), then bundle again with its results.json: the bytes stay.
 Of a generator, `--numbers` takes the numbers.json of benchmarks/diffusion_use.py. Writes
-zoo/weights/bundled/NAME.TAG.safetensors and NAME.TAG.yaml. Refuses data whose licence does not let one give away what was
-trained on it, and a file above the budget of 8 MB (12 of a generator).
+zoo/weights/bundled/NAME.TAG.safetensors and NAME.TAG.yaml. Refuses data whose licence does not let one give away what
+was trained on it, and a file above the budget of 8 MB (12 of a generator).
 """
 
 from __future__ import annotations
