@@ -214,3 +214,30 @@ def test_volumes_can_be_flipped_and_turned() -> None:
 
 def test_valid_key_is_not_a_name_that_a_dataset_can_have() -> None:
     assert not VALID.isprintable()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_hole_is_empty_everywhere(seed: int) -> None:
+    """Image, pictures and objects are empty in one rectangle of at most the share asked for; maps are not annotated."""
+    sample = labelled(seed)
+    sample = sample.with_(image=np.maximum(sample.image, 1))
+    found = one("hole", side=[0.1, 0.5], p=1)(sample, seed)
+    hole = (found.image == 0).all(0)
+    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
+    assert hole[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+    assert hole.sum() == len(rows) * len(columns)
+    assert len(rows) <= 24
+    assert len(columns) <= 32
+    tissue, cells, other, layers = (found.truth[k] for k in ("tissue", "cells", "other", "layers"))
+    before = sample.truth
+    assert isinstance(tissue, Semantic)
+    assert isinstance(cells, Instances)
+    assert isinstance(other, Picture)
+    assert isinstance(layers, Semantic)
+    assert (tissue.map[hole] == 255).all()
+    assert not cells.map[hole].any()
+    assert not other.data[:, hole].any()
+    assert np.array_equal(layers.map, before["layers"].map)  # type: ignore[union-attr]
+    for key, array in (("tissue", tissue.map), ("cells", cells.map)):
+        assert np.array_equal(array[~hole], before[key].map[~hole])  # type: ignore[union-attr]
+    assert np.array_equal(found.image[:, ~hole], sample.image[:, ~hole])

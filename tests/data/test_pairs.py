@@ -62,7 +62,6 @@ def test_two_folders(mine: Path) -> None:
     [
         ("mist-her2", {"HER2/TrainValAB/trainA": "train", "HER2/TrainValAB/valA": "test"}, 2),
         ("bci", {"HE/train": "train", "HE/test": "test"}, 2),
-        ("hemit", {"train/input": "train", "test/input": "test"}, 2),
     ],
 )
 def test_published_layouts(
@@ -70,7 +69,7 @@ def test_published_layouts(
 ) -> None:
     folder = name.partition("-")[0]
     for side in sides:
-        other = side[:-1] + "B" if side.endswith("A") else side.replace("HE/", "IHC/").replace("input", "label")
+        other = side[:-1] + "B" if side.endswith("A") else side.replace("HE/", "IHC/")
         folders(tmp_path / folder, ["67M2100642_15_18", "67M2100642_15_19"], side, other)
     monkeypatch.setenv("ZOO_DATA", str(tmp_path))
     for split in ("train", "test"):

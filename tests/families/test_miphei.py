@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,6 +21,7 @@ from zoo.cards import dataset_card
 from zoo.errors import DataError, Problems, UserError
 from zoo.families import build
 from zoo.families.miphei import Miphei, published
+from zoo.families.miphei.heads import Heads
 from zoo.families.miphei.options import MipheiOptions
 from zoo.families.miphei.targets import MarkerTarget
 from zoo.metrics import calls
@@ -377,3 +379,21 @@ def test_calling_is_fitted_on_validation_cells() -> None:
     p = calls.called(means, found.calling.channels, found.calling.model_dump())
     assert p[0, 0] < 0.5 < p[1, 0]
     assert family.calibrate([one.with_(truth={})], lambda _: ({}, place)) is None
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_heads_side_by_side_are_heads_one_by_one(gated: bool) -> None:
+    torch.manual_seed(0)
+    together = Heads(6, 3, gated).double().train()
+    apart = copy.deepcopy(together)
+    x = torch.randn(2, 6, 7, 9, dtype=torch.float64)
+    ours, theirs = together(x), torch.cat([head(x) for head in apart], 1)
+    torch.testing.assert_close(ours, theirs)
+    ours.square().sum().backward()
+    theirs.square().sum().backward()
+    for (name, one), other in zip(together.named_parameters(), apart.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, msg=name)
+    for one, other in zip(together.buffers(), apart.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+    together.eval()
+    torch.testing.assert_close(together(x), torch.cat([head(x) for head in apart.eval()], 1))

@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from zoo import registry
 from zoo.io import overlay, spool, writers
-from zoo.io.colours import colours_of, from_hex
+from zoo.io.colours import colours_of, composite, from_hex, marker_colours
 from zoo.io.overlay import Entry, Outlines, Rectangles
 from zoo.io.spool import Spool
 from zoo.io.writers import Sparse, Target
@@ -155,3 +155,41 @@ def test_colours() -> None:
     assert len(set(colours_of([str(i) for i in range(7)]))) == 7
     with pytest.raises(ValueError, match="#rrggbb"):
         from_hex("red")
+
+
+def test_a_picture_of_markers_is_an_ome_tiff_that_others_read(tmp_path: Path) -> None:
+    """Names, colours and um per pixel by tifffile, and by OME's schema; bands give the same file as the whole."""
+    from ome_types import from_xml
+
+    planes = np.random.default_rng(0).integers(0, 255, (3, 300, 40), dtype=np.uint8)
+    names = ("Hoechst", "Pan-CK", "α-new & <odd>")
+    writer = registry.get("writer", "picture")(target(tmp_path, (300, 40), 0.5))
+    for begin in range(0, 300, 128):
+        writer.put(begin, PicturePrediction(planes[:, begin : begin + 128], names, "linear"))
+    writer.end(None)
+    path = tmp_path / "a.picture.ome.tif"
+    with tifffile.TiffFile(path) as file:
+        assert file.is_ome
+        assert file.series[0].axes == "CYX"
+        np.testing.assert_array_equal(file.series[0].asarray(), planes)
+        xml = file.ome_metadata
+    assert xml is not None
+    pixels = from_xml(xml, validate=False).images[0].pixels
+    assert [c.name for c in pixels.channels] == list(names)
+    assert (pixels.size_c, pixels.size_y, pixels.size_x) == (3, 300, 40)
+    assert (pixels.physical_size_x, pixels.physical_size_y) == (0.5, 0.5)
+    colours = [c.color.as_rgb_tuple()[:3] for c in pixels.channels]
+    assert colours == [from_hex(c) for c in marker_colours(names)]
+    shown = np.asarray(Image.open(tmp_path / "a.composite.png"))
+    expected = composite(planes, colours)
+    factor = shown.shape[1] // 40
+    np.testing.assert_array_equal(shown[: 300 * factor : factor, ::factor][:300, :40], expected)
+    assert len(shown) > 300 * factor  # the legend
+
+
+def test_the_brightest_channel_is_what_is_seen() -> None:
+    planes = np.array([[[255, 0, 100]], [[0, 255, 200]]], np.uint8)
+    found = composite(planes, [(255, 0, 0), (0, 255, 255)])
+    assert found.tolist() == [[[255, 0, 0], [0, 255, 255], [100, 200, 200]]]
+    other, pan = marker_colours(["Pan-CK", "unheard of"]), marker_colours(["PAN-ck"])
+    assert other[0] == pan[0] != other[1]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from zoo.data.truths import BACKGROUND, as_semantic
 from zoo.families import score
 from zoo.families.score import Task
-from zoo.io.colours import PALETTE, colours_of
+from zoo.io.colours import PALETTE, colours_of, composite, from_hex, marker_colours
 from zoo.io.images import to_rgb8
 from zoo.io.volume_writers import montage, views
 from zoo.types import (
@@ -107,12 +107,16 @@ def write_jpeg(path: Path, picture: RGB8, quality: int = 88) -> None:
     path.write_bytes(data.tobytes())
 
 
-def as_rgb8(image: NDArray[Any]) -> RGB8:
-    """Return (H, W, 3) uint8 of a (C, H, W) image of any dtype: colour as it is, other channels as their mean."""
+def as_rgb8(image: NDArray[Any], channels: Sequence[str] = ()) -> RGB8:
+    """Return (H, W, 3) uint8 of a (C, H, W) image of any dtype: colour as it is, other channels as their mean, or
+    (`channels`) each in the colour of its marker."""
+    if channels:
+        planes = image if image.dtype == np.uint8 else np.stack([to_rgb8(plane)[0][..., 0] for plane in image])
+        return composite(planes, [from_hex(c) for c in marker_colours(channels)])
     if len(image) in (1, 3):
         return to_rgb8(np.moveaxis(image, 0, -1) if len(image) == 3 else image[0])[0]
-    planes = [to_rgb8(plane)[0] for plane in image]
-    return np.asarray(np.mean(planes, axis=0), np.uint8)
+    greys = [to_rgb8(plane)[0] for plane in image]
+    return np.asarray(np.mean(greys, axis=0), np.uint8)
 
 
 def fitted(picture: NDArray[Any], nearest: bool = False) -> NDArray[Any]:
@@ -133,7 +137,7 @@ def drawn(image: RGB8, shown: Prediction | Truth | None, task: Task, *, ours: bo
         case None:
             return fitted(image)
         case Picture() | PicturePrediction():
-            return fitted(as_rgb8(shown.data))
+            return fitted(as_rgb8(shown.data, () if shown.encoding == "rgb8" else shown.channels))
         case Boxes() | BoxesPrediction():
             return _boxes(image, shown)
         case InstancesPrediction() | Instances() if task.kind == "instances" or isinstance(shown, Instances):

@@ -118,6 +118,42 @@ class Rotate90(Step):
         return turned.with_(spacing=(*sample.spacing[:-2], sample.spacing[-1], sample.spacing[-2]))
 
 
+class Hole(Step):
+    """Empty one rectangle of image, pictures and objects alike: nothing was there and nothing is to be found.
+
+    `side`: its height and width as shares of the image's, drawn apart. A semantic map becomes "not annotated" where it
+    has an index for that, and stays as it is where it has none.
+    """
+
+    planar = True
+
+    def __init__(self, side: float | Range = (0.0, 0.3), p: float = 0.1) -> None:
+        super().__init__(p)
+        self.side = in_range(side, 0, 1, "side")
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        spans = []
+        for length in sample.shape:
+            size = round(length * float(rng.uniform(*self.side)))
+            begin = int(rng.integers(0, length - size + 1))
+            spans.append(slice(begin, begin + size))
+
+        def emptied(array: NDArray[Any], value: int = 0) -> NDArray[Any]:
+            found = array.copy()
+            found[..., spans[0], spans[1]] = value
+            return found
+
+        truth: dict[str, Truth] = {}
+        for key, known in sample.truth.items():
+            if isinstance(known, Semantic):
+                truth[key] = known if known.ignore is None else replace(known, map=emptied(known.map, known.ignore))
+            elif isinstance(known, Instances):
+                truth[key] = replace(known, map=emptied(known.map))
+            else:
+                truth[key] = replace(known, data=emptied(known.data)) if isinstance(known, Picture) else known
+        return sample.with_(image=emptied(sample.image), truth=truth)
+
+
 # --- light in numpy ---------------------------------------------------------------------------------------------------
 
 

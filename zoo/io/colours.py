@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 Rgb = tuple[int, int, int]
 
 # Okabe and Ito, "Color Universal Design" (2008), without black, ordered to stand out from pink and purple tissue
@@ -31,6 +34,16 @@ def colours_of(classes: Sequence[str], named: Mapping[str, str] | None = None) -
             found.append(PALETTE[following % len(PALETTE)])
             following += 1
     return found
+
+
+def composite(planes: NDArray[np.uint8], colours: Sequence[Rgb]) -> NDArray[np.uint8]:
+    """Return (H, W, 3) uint8 of channels (C, H, W) uint8 on black, each in its colour; the brightest wins."""
+    picture = np.zeros((*planes.shape[1:], 3), np.uint8)
+    for plane, colour in zip(planes, colours, strict=True):
+        for place, strength in enumerate(colour):
+            table = (np.arange(256) * (strength / 255)).round().astype(np.uint8)
+            np.maximum(picture[..., place], table[plane], out=picture[..., place])
+    return picture
 
 
 def from_hex(text: str) -> Rgb:

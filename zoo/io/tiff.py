@@ -16,6 +16,8 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo.io.colours import from_hex
+
 TILE = 256
 _BIG = 2**31
 _OME = {"u1": "uint8", "u2": "uint16", "u4": "uint32", "i4": "int32", "f2": "half", "f4": "float", "f8": "double"}
@@ -25,7 +27,8 @@ class TiffRows:
     """A TIFF of known shape that grows from the top.
 
     `shape`: (H, W), (C, H, W), or (H, W, 3) with `rgb`. `channels`: their names (an OME-TIFF then, whose half floats
-    are stored as float32). `description`: text of a file that is no OME-TIFF, in ASCII. `mpp`: um per pixel.
+    are stored as float32), `colours`: how they are shown, #rrggbb each. `description`: text of a file that is no OME-
+    TIFF, in ASCII. `mpp`: um per pixel.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class TiffRows:
         *,
         rgb: bool = False,
         channels: Sequence[str] = (),
+        colours: Sequence[str] = (),
         description: str = "",
         mpp: float | None = None,
         level: int = 4,
@@ -46,7 +50,7 @@ class TiffRows:
         self._height, self._width = shape[:2] if rgb else shape[-2:]
         self._samples = shape[2] if rgb else 1
         self._mpp, self._level = mpp, level
-        self._description = self._ome(channels) if channels else description
+        self._description = self._ome(channels, colours) if channels else description
         size = self._planes * self._height * self._width * self._samples * self._dtype.itemsize
         self._big = size >= _BIG
         self._offsets: list[list[int]] = [[] for _ in range(self._planes)]
@@ -157,7 +161,7 @@ class TiffRows:
         self._file.write(data + b"\0" * (len(data) % 2))
         return head + struct.pack("<Q" if self._big else "<I", offset)
 
-    def _ome(self, channels: Sequence[str]) -> str:
+    def _ome(self, channels: Sequence[str], colours: Sequence[str]) -> str:
         if self._dtype.itemsize == 2 and self._dtype.kind == "f":
             self._dtype = np.dtype("<f4")  # OME has no half floats
         kind = _OME[self._dtype.str[1:]]
@@ -165,9 +169,10 @@ class TiffRows:
         if self._mpp:
             spacing = f' PhysicalSizeX="{self._mpp:g}" PhysicalSizeY="{self._mpp:g}"'
             spacing += ' PhysicalSizeXUnit="µm" PhysicalSizeYUnit="µm"'
+        shown = [f' Color="{_ome_colour(c)}"' for c in colours] or [""] * len(channels)
         names = "".join(
-            f'<Channel ID="Channel:0:{i}" Name={quoteattr(name)} SamplesPerPixel="1"/>'
-            for i, name in enumerate(channels)
+            f'<Channel ID="Channel:0:{i}" Name={quoteattr(name)} SamplesPerPixel="1"{colour}/>'
+            for i, (name, colour) in enumerate(zip(channels, shown, strict=True))
         )
         text = (
             '<?xml version="1.0" encoding="UTF-8"?>'
@@ -181,3 +186,10 @@ class TiffRows:
         )
         # TIFF's text is ASCII
         return text.encode("ascii", "xmlcharrefreplace").decode()
+
+
+def _ome_colour(colour: str) -> int:
+    """Return #rrggbb as OME has it: red, green, blue and an opaque alpha in a signed number of 32 bits."""
+    red, green, blue = from_hex(colour)
+    value = red << 24 | green << 16 | blue << 8 | 255
+    return value - 2**32 if value >= 2**31 else value

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.io import overlay
-from zoo.io.colours import colours_of
+from zoo.io.colours import colours_of, composite, from_hex, marker_colours
 from zoo.io.geojson import Feature, measured, polygons_of, rectangle
 from zoo.io.measure import Measures
 from zoo.io.overlay import Entry, Layer, Outlines, Rectangles
@@ -400,12 +400,15 @@ def _named(values: Mapping[str, tuple[str, ...]], said: list[int]) -> dict[str, 
 
 
 class PictureWriter(Writer):
-    """`picture.png` for RGB, else `picture.ome.tif` with the channels' names."""
+    """`picture.png` for RGB, else `picture.ome.tif` with the channels' names and colours; of 8 bits also
+    `composite.png`, all channels on black."""
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
         self._file: PngRows | TiffRows | None = None
         self._rgb = False
+        self._shown = Sparse(target.step)
+        self._last: PicturePrediction | None = None
 
     def put(self, begin: int, prediction: PicturePrediction) -> None:
         data, target = prediction.data, self.target
@@ -415,13 +418,30 @@ class PictureWriter(Writer):
                 self._file = PngRows(target.path("picture.png"), (*target.shape, 3), target.mpp, level=4)
             else:
                 shape = (data.shape[0], *target.shape)
-                path = target.path("picture.ome.tif")
-                self._file = TiffRows(path, shape, data.dtype, channels=prediction.channels, mpp=target.mpp)
+                path, names = target.path("picture.ome.tif"), prediction.channels
+                colours = self._colours(names)
+                self._file = TiffRows(path, shape, data.dtype, channels=names, colours=colours, mpp=target.mpp)
         self._file.put(np.moveaxis(data, 0, -1) if self._rgb else data)
+        if not self._rgb and data.dtype == np.uint8:
+            self._shown.put(begin, data)
+            self._last = prediction
+
+    def _colours(self, names: Sequence[str]) -> list[str]:
+        usual = marker_colours(names)
+        return [self.target.colours.get(name, colour) for name, colour in zip(names, usual, strict=True)]
 
     def end(self, meaning: Meaning | None) -> None:
+        from PIL import Image
+
         assert self._file is not None
         self._file.close()
+        if self._last is None:
+            return
+        names = self._last.channels
+        colours = [from_hex(c) for c in self._colours(names)]
+        picture = composite(self._shown.map, colours)
+        legend = [Entry(colour, name) for name, colour in zip(names, colours, strict=True)]
+        Image.fromarray(overlay.draw(picture, [], legend)).save(self.target.path("composite.png"), compress_level=4)
 
     def abort(self) -> None:
         if self._file is not None:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from zoo.families.base import Family, Output
+from zoo.io.colours import composite, from_hex, marker_colours
 from zoo.training import checkpoint
 from zoo.training.validate import Validation, decoded
 from zoo.types import (
@@ -103,6 +104,8 @@ def rendered(image: RGB8, shown: Prediction | Truth, output: Output) -> RGB8:
     """Return one panel: class or object colours over the image, boxes, or the picture itself."""
     match shown:
         case Picture() | PicturePrediction():
+            if shown.encoding != "rgb8" and shown.data.dtype == np.uint8:
+                return composite(shown.data, [from_hex(c) for c in marker_colours(shown.channels)])
             return as_rgb(shown.data)
         case Semantic() | SemanticPrediction():
             plane = np.where(shown.map.any(0), shown.map.argmax(0) + 1, 0) if shown.multilabel else shown.map

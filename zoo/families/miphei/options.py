@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from zoo.errors import suggest
 from zoo.families.base import Family
@@ -145,7 +153,7 @@ class MipheiOptions(Family.Options):
     """um per pixel that the model works at; none = it does not matter or is not known."""
     tile: PositiveInt = 256
     """Side of a tile of a large picture, in model pixels; of the hemit network, what it sees at once."""
-    margin: PositiveInt = 32
+    margin: NonNegativeInt = 32
     """Pixels at a tile's border that are blended with its neighbours'."""
 
     @field_validator("markers")
