@@ -38,7 +38,7 @@ def orion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "orion-crc"
     for folder in ("he", "if", "nuclei", "cells"):
         (root / folder).mkdir(parents=True)
-    away = "/home/somebody/data"
+    away = "/data/of/another/machine"
     slides = "in_slide_name,in_slide_path,targ_slide_path,nuclei_slide_path,nuclei_csv_path\n"
     for number, split in enumerate(("train", "val", "test")):
         slide, rows = f"S{number}-registered.ome", COLUMNS

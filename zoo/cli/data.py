@@ -5,6 +5,7 @@ zoo data check glas                 is the copy whole, and does anything leak
 zoo data init FOLDER --um 0.5       write FOLDER/zoo-dataset.yaml
 zoo data sample phantom-smear difficulty=hard --count 16 --sheet --out DIR
 zoo data align phantom-stains       how far its pairs lie off
+zoo data gate orion-crc --out DIR   which nuclei are positive, by the fluorescence
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from typing import Any
 from zoo.cli.text import as_json, paragraph
 from zoo.errors import UserError, counted
 
-ACTIONS = ("align", "check", "fetch", "init", "sample")
+ACTIONS = ("align", "check", "fetch", "gate", "init", "sample")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `zoo data`."""
     parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help=", ".join(ACTIONS))
     parser.add_argument(
-        "names", nargs="+", metavar="NAME", help="dataset name or folder; sample and align take key=value"
+        "names", nargs="+", metavar="NAME", help="dataset name or folder; sample, align and gate take key=value"
     )
     check = parser.add_argument_group("check")
     check.add_argument("--between", action="store_true", help="also look for images that the datasets share")
@@ -49,12 +50,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     align = parser.add_argument_group("align")
     align.add_argument("--picture", metavar="KEY", help="truth to compare with the image (default: the only picture)")
     align.add_argument("--reach", type=int, default=24, metavar="N", help="largest offset looked for (default 24)")
+    gate = parser.add_argument_group("gate")
+    gate.add_argument(
+        "--by", choices=("slide", "image"), default="slide", help="where labels are unique (default slide)"
+    )
+    gate.add_argument("--how", choices=("posterior", "crossing"), default="posterior", help="ORION's way, or HEMIT's")
     sample.add_argument("--sheet", action="store_true", help="also NAME.sheet.png: all of it to look at")
 
 
 def run(args: argparse.Namespace) -> int:
     """Do what the action says."""
-    return {"check": _check, "fetch": _fetch, "init": _init, "sample": _sample, "align": _align}[args.action](args)
+    actions = {"check": _check, "fetch": _fetch, "gate": _gate, "init": _init, "sample": _sample, "align": _align}
+    return actions[args.action](args)
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -167,6 +174,22 @@ def _align(args: argparse.Namespace) -> int:
     else:
         print("\n".join(line for one in found for line in one.lines()))
     return 1 if any(one.failures for one in found) else 0
+
+
+def _gate(args: argparse.Namespace) -> int:
+    if not args.out:
+        raise UserError("zoo data gate: --out DIR is missing. Say where to write")
+    from zoo.bench.gate import gate_dataset
+    from zoo.data import open_dataset
+
+    names, arguments = _arguments(args)
+    progress = _progress if sys.stderr.isatty() else None
+    for name in names:
+        dataset = open_dataset(name, split=args.split, arguments=arguments)
+        out = Path(args.out) / name if len(names) > 1 else Path(args.out)
+        for path in gate_dataset(dataset, out, by=args.by, how=args.how, progress=progress):
+            print(path)
+    return 0
 
 
 def _sample(args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,3 +143,48 @@ def marker_scores(probability: Any, labels: Any) -> NDArray[np.float64]:
             2 * hits / (positive + int(called.sum())),
         )
     return found
+
+
+PARENTS = {
+    "CD3e": "CD45",
+    "CD20": "CD45",
+    "CD68": "CD45",
+    "CD4": "CD3e",
+    "CD8a": "CD3e",
+    "CD45RO": "CD3e",
+    "FOXP3": "CD4",
+    "CD163": "CD68",
+}
+"""A cell cannot carry a marker whose parent it does not carry."""
+APART = {"Pan-CK": "CD45", "E-cadherin": "CD45"}
+"""Markers of epithelium, which a cell with the other one does not carry."""
+
+
+def positivity(
+    means: Any, markers: Sequence[str], *, how: Literal["posterior", "crossing"] = "posterior", seed: int = 42
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return scores in [0, 1] and calls, (N, M) each, of cells by a two-component gate a marker.
+
+    `means`: (N, M) of all slides together. "posterior" (ORION): fitted on positive means, positive where the higher
+    component is likelier than not; a child's call falls where its parent's score is below 0.25 (`PARENTS`), epithelial
+    ones where CD45 is called. "crossing" (HEMIT): fitted on log(1 + mean), positive above the crossing of the
+    Gaussians, nothing else. A marker that takes fewer than two values is nowhere positive.
+    """
+    x = np.asarray(means, np.float64)
+    score, positive = np.zeros(x.shape), np.zeros(x.shape, bool)
+    for m in range(x.shape[1]):
+        fitted = x[:, m] > 0 if how == "posterior" else np.ones(len(x), bool)
+        if len(np.unique(x[fitted, m])) < 2:
+            continue
+        found = gate(x[fitted, m], seed=seed, log=how == "crossing")
+        score[fitted, m] = found.high
+        positive[:, m] = score[:, m] > 0.5 if how == "posterior" else x[:, m] > found.threshold
+    if how == "posterior":
+        at = {name: i for i, name in enumerate(markers)}
+        for child, parent in PARENTS.items():
+            if child in at and parent in at:
+                positive[:, at[child]] &= score[:, at[parent]] >= 0.25
+        for name, other in APART.items():
+            if name in at and other in at:
+                positive[:, at[name]] &= ~positive[:, at[other]]
+    return score, positive
