@@ -301,9 +301,11 @@ class WeightsCard(Schema):
     default: bool = False
     """Whether the recipe's name alone means these weights."""
     family: str | None = None
-    """Family name; none = weights of an encoder."""
+    """Family name; none = weights of an encoder, or of another part."""
     encoder: str | None = None
     """Encoder name, where the weights are those of an encoder alone."""
+    part: str | None = None
+    """What part of a model they are, in words, where they are neither a family's nor an encoder's (an autoencoder)."""
     recipe: str | None = None
     """Recipe name."""
     recipe_hash: str | None = None
@@ -335,8 +337,8 @@ class WeightsCard(Schema):
 
     @model_validator(mode="after")
     def _one_of_two(self) -> WeightsCard:
-        if (self.family is None) == (self.encoder is None):
-            raise ValueError("expected one of family and encoder. Write the one whose weights these are")
+        if sum(word is not None for word in (self.family, self.encoder, self.part)) != 1:
+            raise ValueError("expected one of family, encoder and part. Write the one whose weights these are")
         return self
 
     @property
@@ -346,8 +348,8 @@ class WeightsCard(Schema):
 
     @property
     def of(self) -> str:
-        """Return the family, or the encoder."""
-        return self.family or str(self.encoder)
+        """Return the family, the encoder, or the part."""
+        return self.family or self.encoder or str(self.part)
 
 
 CARD_NAME = "zoo-dataset.yaml"

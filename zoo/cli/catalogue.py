@@ -190,6 +190,7 @@ def weights() -> list[Item]:
         values = {
             "summary": card.summary,
             "encoder": card.encoder,
+            "part": card.part,
             "recipe": card.recipe,
             "default": card.default,
             "state": state,

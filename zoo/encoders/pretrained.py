@@ -94,7 +94,8 @@ def choose(info: Info, weights: str | Path) -> Weights | Path | None:
     if text in store.card_index():
         card = store.card(text)
         if card.encoder is None:
-            raise UserError(f"encoder {info.name}: weights: {text} are those of a whole {card.family}. {_tags(info)}")
+            what = f"a whole {card.family}" if card.family else f"the {card.part}"
+            raise UserError(f"encoder {info.name}: weights: {text} are those of {what}. {_tags(info)}")
         return store.find(text).path
     if path.suffix or os.sep in text:
         raise UserError(f"encoder {info.name}: weights: no file {path}. Expected none, imagenet, a tag or a file.")

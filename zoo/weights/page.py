@@ -49,6 +49,7 @@ def _about(card: WeightsCard) -> list[tuple[str, object]]:
     return [
         ("family", card.family),
         ("encoder", card.encoder),
+        ("part", card.part),
         ("recipe", card.recipe),
         ("input", card.input),
         ("output", card.output),
@@ -149,7 +150,7 @@ def overview(cards: Sequence[WeightsCard]) -> str:
         "a person fetches the file and gives it with `--from FILE`; `never`: they cannot be had; the card says why.",
         "How: [how-to-weights.md](how-to-weights.md). The same in a terminal: `zoo list weights`, `zoo show NAME`.",
         "",
-        "| name | family or encoder | how | code licence | weights licence | allows |",
+        "| name | family, encoder or part | how | code licence | weights licence | allows |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for card in cards:

@@ -11,7 +11,7 @@ from diffusers.models.embeddings import get_2d_sincos_pos_embed, get_timestep_em
 from torch import Tensor, nn
 
 from zoo.cases import Case
-from zoo.families.diffusion import assembly, first_stage, layouts, networks, sampling
+from zoo.families.diffusion import assembly, first_stage, latent_layouts, layouts, networks, sampling
 from zoo.families.diffusion.networks.control import ControlledPixCell
 from zoo.families.diffusion.networks.flow import EmbeddingFlow, carry, flow_loss
 from zoo.families.diffusion.networks.latent_unet import Embedder, LatentUNet
@@ -368,9 +368,9 @@ def _embedder(case: Case) -> Found:
 
 
 def _unet(case: Case) -> Found:
-    said = layouts.unet_arguments(case.configuration)
+    said = latent_layouts.unet_arguments(case.configuration)
     network = cast(LatentUNet, _network(case, "latent-unet", width=1, **said))
-    case.load(network.unet, lambda state: layouts.unet_state(state, said["blocks"]))
+    case.load(network.unet, lambda state: latent_layouts.unet_state(state, said["blocks"]))
     if case.layout_only:
         return {}
     unet, rows = network.unet, said["blocks"] + 1
@@ -406,10 +406,10 @@ def _unet(case: Case) -> Found:
 
 
 def _first_stage(case: Case) -> Found:
-    kind = layouts.first_stage_arguments(case.configuration)
+    kind = latent_layouts.first_stage_arguments(case.configuration)
     with case.building():
         stage = first_stage.build(kind["name"], **kind["arguments"])
-    case.load(cast(nn.Module, stage.vae), layouts.first_stage_state)
+    case.load(cast(nn.Module, stage.vae), latent_layouts.first_stage_state)
     if case.layout_only:
         return {}
     return _of_first_stage(case, stage)
@@ -433,7 +433,7 @@ def _of_first_stage(case: Case, stage: first_stage.FirstStage) -> Found:
 
 
 def _autoencoder(case: Case) -> Found:
-    kind = layouts.vae_arguments(case.configuration)
+    kind = latent_layouts.vae_arguments(case.configuration)
     with case.building():
         stage = first_stage.build(kind["name"], **kind["arguments"])
     case.load(cast(nn.Module, stage.vae))

@@ -172,3 +172,28 @@ def build(name: str, **arguments: Any) -> FirstStage:
 def to_uint8(pictures: Tensor) -> Tensor:
     """Return uint8 of pictures in [-1, 1]: (x + 1) * 127.5, rounded."""
     return ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def load(stage: FirstStage, name: str) -> None:
+    """Fill an autoencoder with weights of a name or a file, as diffusers or latent diffusion lays them out.
+
+    Raises `UserError` where they are not on this machine, or do not fit.
+    """
+    from zoo.families.diffusion.latent_layouts import first_stage_state
+    from zoo.weights import readers, store
+
+    path = store.find(name).path
+    state = readers.state_dict(path)
+    for prefix in ("first_stage_model.", "first_stage.vae."):
+        inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        state = inside or state
+    state = {key: value for key, value in state.items() if not key.startswith("loss.")}
+    if any(key.startswith("encoder.down.") for key in state):
+        state = first_stage_state(state)
+    module = cast(nn.Module, stage.vae)
+    lines = store.difference(module.state_dict(), state)
+    if lines:
+        raise UserError(
+            f"{path}: {len(lines)} entries do not fit the first stage. First: {' '.join(lines[0].split())}."
+        )
+    module.load_state_dict(state, strict=True)

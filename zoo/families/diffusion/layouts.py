@@ -1,5 +1,5 @@
-"""Published files in the layout of this family: folders as diffusers writes them, PixCell's training format, adapters,
-and checkpoints of latent diffusion. Only JSON and tensors are read; no published code is ever run.
+"""PixCell's published files in the layout of this family: folders as diffusers writes them, the training format,
+adapters and the flow of embeddings. Only JSON and tensors are read; no published code is ever run.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def pixcell_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     heads, head_width = int(said.pop("num_attention_heads", 16)), int(said.pop("attention_head_dim", 72))
     size = int(said.pop("sample_size", 128))
     sizes = said.pop("use_additional_conditions", None)
-    _only("cross_attention_dim", said.pop("cross_attention_dim", heads * head_width), (heads * head_width, None))
-    _only("norm_type", said.pop("norm_type", "ada_norm_single"), ("ada_norm_single",))
-    _only("attention_type", config.get("attention_type", "default"), ("default", None))
-    _only("out_channels", outputs, (None, channels, 2 * channels))
+    only("cross_attention_dim", said.pop("cross_attention_dim", heads * head_width), (heads * head_width, None))
+    only("norm_type", said.pop("norm_type", "ada_norm_single"), ("ada_norm_single",))
+    only("attention_type", config.get("attention_type", "default"), ("default", None))
+    only("out_channels", outputs, (None, channels, 2 * channels))
     patch = int(said.pop("patch_size", 2))
     interpolation = said.pop("interpolation_scale", None)
     found = {
@@ -74,7 +74,13 @@ def pixcell_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     return found | (adapter_arguments(adapter) if adapter else {})
 
 
-def _only(key: str, value: Any, known: Sequence[Any]) -> None:
+def count(state: Mapping[str, Tensor], pattern: str) -> int:
+    """Return how many different numbers the first group of a pattern has among the names."""
+    return len({match[1] for match in (re.match(pattern, name) for name in state) if match})
+
+
+def only(key: str, value: Any, known: Sequence[Any]) -> None:
+    """Raise `UserError` for a value of a configuration that is none of the known ones."""
     if value not in known:
         wanted = " or ".join(json_word(v) for v in known)
         raise UserError(f"config.json: {key} is {json_word(value)}. Expected {wanted}.")
@@ -102,7 +108,7 @@ def original_arguments(said: Mapping[str, Any]) -> dict[str, Any]:
     width = int(said.get("hidden_size", said.get("hidden", 1152)))
     heads = int(said.get("num_heads", said.get("heads", 16)))
     size, tokens = int(said.get("input_size", said.get("image_latent", 32))), said.get("model_max_length")
-    _only("mlp_ratio", float(said.get("mlp_ratio", 4.0)), (4.0,))
+    only("mlp_ratio", float(said.get("mlp_ratio", 4.0)), (4.0,))
     patch = int(said.get("patch_size", said.get("patch", 2)))
     interpolation = said.get("pe_interpolation")
     return {
@@ -186,11 +192,12 @@ def original_state(state: Mapping[str, Tensor]) -> State:
             for part, rows in zip(parts, value.chunk(len(parts)), strict=True):
                 found[f"transformer_blocks.{joined[1]}.{attention}.{part}.{joined[3]}"] = rows
             continue
-        found[_renamed(name, _ORIGINAL, "PixCell's training format")] = value
+        found[renamed(name, _ORIGINAL, "PixCell's training format")] = value
     return found
 
 
-def _renamed(name: str, table: Sequence[tuple[str, str]], layout: str) -> str:
+def renamed(name: str, table: Sequence[tuple[str, str]], layout: str) -> str:
+    """Return a name by the first pattern of a table that fits its start. Raises `UserError` where none does."""
     for pattern, replacement in table:
         new, count = re.subn("^" + pattern, replacement, name)
         if count:
@@ -211,7 +218,7 @@ def adapter_state(state: Mapping[str, Tensor]) -> State:
     """Return our state dict of a transformer with adapters as PEFT lays it out (`base_layer`, `lora_A`, `lora_B`)."""
     found: State = {}
     for name, value in state.items():
-        new = _renamed(name, _ADAPTER, "a transformer with adapters")
+        new = renamed(name, _ADAPTER, "a transformer with adapters")
         found[new] = value[None] if new.endswith((".down", ".up")) else value
     return found
 
@@ -223,6 +230,31 @@ def adapter_arguments_of(state: Mapping[str, Tensor], alpha: float | None = None
         raise UserError(f"adapters of {len(ranks)} ranks. Expected a transformer with adapters of one rank.")
     rank = ranks.pop()
     return {"adapter_rank": rank, "adapter_alpha": float(rank if alpha is None else alpha)}
+
+
+def adapted_arguments_of(
+    state: Mapping[str, Tensor], size: int, heads: int, alpha: float | None = None
+) -> dict[str, Any]:
+    """Return arguments of a transformer with adapters; `size` and `heads` are not to be seen. Raises `UserError`."""
+    for name in ("pos_embed.proj.weight", "caption_projection.uncond_embedding", "proj_out.weight"):
+        if name not in state:
+            raise UserError(f'no "{name}" among its tensors: not a transformer of PixCell with adapters.')
+    kernel, null = state["pos_embed.proj.weight"], state["caption_projection.uncond_embedding"]
+    width, channels, patch = kernel.shape[0], kernel.shape[1], kernel.shape[-1]
+    return {
+        "size": size,
+        "channels": channels,
+        "learned_variance": state["proj_out.weight"].shape[0] == 2 * channels * patch**2,
+        "patch": patch,
+        "layers": count(state, r"transformer_blocks\.(\d+)\."),
+        "heads": heads,
+        "head_width": width // heads,
+        "width": null.shape[-1],
+        "tokens": null.reshape(-1, null.shape[-1]).shape[0],
+        "interpolation": size / (32 * patch),
+        "token_positions": "y_pos_embed.y_pos_embed" in state,
+        **adapter_arguments_of(state, alpha),
+    }
 
 
 # --- the flow of embeddings -------------------------------------------------------------------------------------------
@@ -257,161 +289,4 @@ def flow_arguments_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "time_width": state["time_embed.0.weight"].shape[0],
         "outputs": state["out.2.weight"].shape[0],
         "blocks": max(blocks) + 1,
-    }
-
-
-# --- latent diffusion -------------------------------------------------------------------------------------------------
-
-
-def unet_arguments(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments of the network "latent-unet" from those of the published U-Net. Raises `UserError`."""
-    if not said.get("use_spatial_transformer", True):
-        raise UserError("U-Net: use_spatial_transformer is false. Expected cross-attention to a context.")
-    head_width = said.get("num_head_channels", -1)
-    return {
-        "size": int(said.get("image_size", 64)),
-        "channels": int(said.get("in_channels", 3)),
-        "outputs": int(said.get("out_channels", 3)),
-        "base": int(said.get("model_channels", 192)),
-        "multipliers": [int(n) for n in said.get("channel_mult", (1, 2, 3, 5))],
-        "blocks": int(said.get("num_res_blocks", 2)),
-        "attention": [int(n) for n in said.get("attention_resolutions", (8, 4, 2))],
-        "heads": int(said.get("num_heads", 1)) if head_width in (-1, None) else None,
-        "head_width": None if head_width in (-1, None) else int(head_width),
-        "depth": int(said.get("transformer_depth", 1)),
-        "context": int(said.get("context_dim", 512)),
-    }
-
-
-_RESIDUAL = (
-    (r"in_layers\.0\.", "norm1."),
-    (r"in_layers\.2\.", "conv1."),
-    (r"emb_layers\.1\.", "time_emb_proj."),
-    (r"out_layers\.0\.", "norm2."),
-    (r"out_layers\.3\.", "conv2."),
-    (r"skip_connection\.", "conv_shortcut."),
-)
-_ENDS = (
-    (r"time_embed\.0\.", "time_embedding.linear_1."),
-    (r"time_embed\.2\.", "time_embedding.linear_2."),
-    (r"input_blocks\.0\.0\.", "conv_in."),
-    (r"out\.0\.", "conv_norm_out."),
-    (r"out\.2\.", "conv_out."),
-)
-_BLOCK = re.compile(r"(input_blocks|output_blocks)\.(\d+)\.(\d+)\.(.+)$")
-_MIDDLE = {"0": "mid_block.resnets.0.", "1": "mid_block.attentions.0.", "2": "mid_block.resnets.1."}
-
-
-def unet_state(state: Mapping[str, Tensor], blocks: int = 2) -> State:
-    """Return the state dict of diffusers' U-Net from a latent-diffusion one. `blocks`: residual blocks a level."""
-    return {_unet_name(name, blocks): value for name, value in state.items()}
-
-
-def _unet_name(name: str, blocks: int) -> str:
-    layout = "a U-Net of latent diffusion"
-    middle = re.match(r"middle_block\.(\d)\.(.+)$", name)
-    if middle:
-        return _MIDDLE[middle[1]] + _inside(middle[2])
-    block = _BLOCK.match(name)
-    if not block or name.startswith("input_blocks.0."):
-        return _renamed(name, _ENDS, layout)
-    side, number, part, rest = block[1], int(block[2]), block[3], block[4]
-    down = side == "input_blocks"
-    level, place = divmod(number - 1 if down else number, blocks + 1)
-    prefix = f"{'down' if down else 'up'}_blocks.{level}."
-    if rest.startswith("op."):
-        return f"{prefix}downsamplers.0.conv.{rest[3:]}"
-    if rest.startswith("conv."):
-        return f"{prefix}upsamplers.0.conv.{rest[5:]}"
-    return f"{prefix}{'resnets' if part == '0' else 'attentions'}.{place}.{_inside(rest)}"
-
-
-def _inside(rest: str) -> str:
-    for pattern, replacement in _RESIDUAL:
-        new, count = re.subn("^" + pattern, replacement, rest)
-        if count:
-            return new
-    return rest
-
-
-def first_stage_arguments(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Return {name, arguments} of a first stage, from `ddconfig`, `embed_dim`, `n_embed` of latent diffusion."""
-    inner = dict(said.get("ddconfig", said))
-    width, factors = int(inner.get("ch", 128)), [int(n) for n in inner.get("ch_mult", (1, 2, 4))]
-    levels, side = [width * n for n in factors], int(inner.get("resolution", 256))
-    attention = {int(n) for n in inner.get("attn_resolutions", ())}
-    found: dict[str, Any] = {
-        "channels": int(inner.get("z_channels", 3)),
-        "levels": levels,
-        "blocks": int(inner.get("num_res_blocks", 2)),
-        "pictures": int(inner.get("in_channels", 3)),
-        "size": side,
-    }
-    if inner.get("double_z"):
-        if attention:
-            raise UserError("first stage: attention between the ends of a KL autoencoder is not supported.")
-        return {"name": "kl", "arguments": {**found, "quant_conv": True, "scale": 1.0, "shift": 0.0}}
-    found |= {"codes": int(said.get("n_embed", 8192)), "code_width": int(said.get("embed_dim", found["channels"]))}
-    return {
-        "name": "vq",
-        "arguments": {**found, "attention": [i for i in range(len(levels)) if side >> i in attention]},
-    }
-
-
-_AUTO = (
-    (r"(encoder|decoder)\.mid\.block_1\.", r"\1.mid_block.resnets.0."),
-    (r"(encoder|decoder)\.mid\.block_2\.", r"\1.mid_block.resnets.1."),
-    (r"(encoder|decoder)\.mid\.attn_1\.", r"\1.mid_block.attentions.0."),
-    (r"encoder\.down\.(\d+)\.block\.(\d+)\.", r"encoder.down_blocks.\1.resnets.\2."),
-    (r"encoder\.down\.(\d+)\.attn\.(\d+)\.", r"encoder.down_blocks.\1.attentions.\2."),
-    (r"encoder\.down\.(\d+)\.downsample\.conv\.", r"encoder.down_blocks.\1.downsamplers.0.conv."),
-    (r"decoder\.up\.(\d+)\.block\.(\d+)\.", r"decoder.up_blocks.\1.resnets.\2."),
-    (r"decoder\.up\.(\d+)\.attn\.(\d+)\.", r"decoder.up_blocks.\1.attentions.\2."),
-    (r"decoder\.up\.(\d+)\.upsample\.conv\.", r"decoder.up_blocks.\1.upsamplers.0.conv."),
-    (r"(encoder|decoder)\.norm_out\.", r"\1.conv_norm_out."),
-    (r"((?:encoder|decoder)\.conv_(?:in|out)|quantize\.embedding|(?:post_)?quant_conv)\.", r"\1."),
-)
-_AUTO_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
-
-
-def first_stage_state(state: Mapping[str, Tensor]) -> State:
-    """Return the state dict of diffusers' autoencoder from a latent-diffusion one: levels of the decoder are counted
-    from the coarsest there, and attention is linear layers instead of 1 x 1 convolutions."""
-    ups = [int(m[1]) for m in (re.match(r"decoder\.up\.(\d+)\.", name) for name in state) if m]
-    top = max(ups, default=0)
-    found: State = {}
-    for name, value in state.items():
-        new = _renamed(name, _AUTO, "an autoencoder of latent diffusion")
-        new = re.sub(r"up_blocks\.(\d+)", lambda m: f"up_blocks.{top - int(m[1])}", new)
-        attention = re.match(r"(.+\.attentions\.\d+)\.(\w+)\.(weight|bias)$", new)
-        if attention:
-            new = f"{attention[1]}.{_AUTO_ATTENTION[attention[2]]}.{attention[3]}"
-            value = value[:, :, 0, 0] if value.ndim == 4 else value
-        found[new.replace(".nin_shortcut.", ".conv_shortcut.")] = value
-    return found
-
-
-def vae_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return {name, arguments} of a first stage from a published `vae/config.json`. Raises `UserError`."""
-    name = str(config.get("_class_name", "AutoencoderKL"))
-    _only("_class_name", name, ("AutoencoderKL",))
-    for key, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
-        for value in config.get(key, ()):
-            _only(key, value, (kind,))
-    _only("latents_mean", config.get("latents_mean"), (None,))
-    return {
-        "name": "kl",
-        "arguments": {
-            "channels": int(config.get("latent_channels", 4)),
-            "levels": [int(n) for n in config.get("block_out_channels", (64,))],
-            "blocks": int(config.get("layers_per_block", 1)),
-            "groups": int(config.get("norm_num_groups", 32)),
-            "scale": float(config.get("scaling_factor", 0.18215)),
-            "shift": float(config.get("shift_factor") or 0.0),
-            "quant_conv": bool(config.get("use_quant_conv", True)),
-            "post_quant_conv": bool(config.get("use_post_quant_conv", True)),
-            "attention": bool(config.get("mid_block_add_attention", True)),
-            "pictures": int(config.get("in_channels", 3)),
-            "size": int(config.get("sample_size", 32)),
-        },
     }
