@@ -27,6 +27,7 @@ from torch import Tensor
 import zoo
 from zoo.errors import Interrupted, UserError, ZooError, counted, suggest
 from zoo.families.diffusion import sampling
+from zoo.families.diffusion.assembly import decode_bands
 from zoo.families.diffusion.family import Diffusion, to_uint8
 from zoo.inference import pairs as pair
 from zoo.inference.canvas import Canvas, Process
@@ -386,17 +387,35 @@ def _draw_large(family: Diffusion, drawing: Drawing, job: Job, out: Path, told: 
     predict = _window_predictor(family, drawing, job, tiles)
     told.steps(canvas.done, process.steps)
     bands = canvas.denoise(predict, drawing.batch, lambda step: told.steps(step, process.steps))
-    _write_bands(out / job.name, job, bands)
+    _write_bands(out / job.name, job, bands if family.stage is None else _decoded(family, tiles, bands))
     canvas.remove()
+
+
+def _decoded(family: Diffusion, tiles: Plan, bands: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    """Yield the picture of latents that come in bands (rows, W, C): (rows, W, 3) from the top, blended over windows.
+
+    The latents of the whole are held, a small part of the picture's size.
+    """
+    latents = torch.from_numpy(np.concatenate(list(bands))).permute(2, 0, 1)[None]
+    window, stride = tiles.rows.tile, _stride(tiles)
+    pictures = decode_bands(
+        lambda z: family.pictures(z.to(family.device)), latents, window=window, stride=stride, factor=family.factor
+    )
+    for band in pictures:
+        yield np.ascontiguousarray(band.permute(1, 2, 0).numpy())
 
 
 def _window_predictor(family: Diffusion, drawing: Drawing, job: Job, tiles: Plan) -> Any:
     arrays = dict(job.wish.told)
-    below, right = tiles.rows.length - job.wish.shape[0], tiles.columns.length - job.wish.shape[1]
+    factor = family.factor
+    below, right = (
+        length * factor - size
+        for length, size in zip((tiles.rows.length, tiles.columns.length), job.wish.shape, strict=True)
+    )
     for name in ("mask", "edge"):
         if name in arrays:
             arrays[name] = np.pad(arrays[name], ((0, below), (0, right)), mode="edge")
-    height, width = tiles.rows.tile, tiles.columns.tile
+    height, width = tiles.rows.tile * factor, tiles.columns.tile * factor
 
     def predict(x: Tensor, t: Tensor, corners: Sequence[tuple[int, int]]) -> Tensor:
         inputs: dict[str, Tensor] = {}
@@ -404,10 +423,12 @@ def _window_predictor(family: Diffusion, drawing: Drawing, job: Job, tiles: Plan
             if name == "embedding":
                 parts = [array] * len(corners)
             else:
-                parts = [array[i : i + height, j : j + width] for i, j in corners]
+                places = [(i * factor, j * factor) for i, j in corners]
+                parts = [array[i : i + height, j : j + width] for i, j in places]
             inputs[name] = torch.from_numpy(np.stack(parts)).to(family.device)
         with _autocast(family, drawing):
-            guided = sampling.guided(family.network, family.condition(inputs) or None, job.record["guidance"])
+            condition = family.at_size(family.condition(inputs))
+            guided = sampling.guided(family.network, condition or None, job.record["guidance"])
             return guided(x.to(family.device), t.to(family.device))
 
     return predict

@@ -10,12 +10,17 @@ import torch
 from diffusers.models.embeddings import get_2d_sincos_pos_embed, get_timestep_embedding
 from torch import Tensor, nn
 
+import zoo
 from zoo.cases import Case
-from zoo.families.diffusion import assembly, first_stage, latent_layouts, layouts, networks, sampling
+from zoo.families.diffusion import assembly, first_stage, latent_layouts, layouts, sampling
+from zoo.families.diffusion.family import Diffusion
+from zoo.families.diffusion.first_stage import FirstStage
+from zoo.families.diffusion.networks import Network
 from zoo.families.diffusion.networks.control import ControlledPixCell
 from zoo.families.diffusion.networks.flow import EmbeddingFlow, carry, flow_loss
 from zoo.families.diffusion.networks.latent_unet import Embedder, LatentUNet
 from zoo.families.diffusion.networks.pixcell import PixCell, condition_positions
+from zoo.families.diffusion.published import SD3_VAE
 from zoo.families.diffusion.schedule import Schedule, add_noise, denoising_loss
 from zoo.families.diffusion.solver import continuous_dpm
 from zoo.nn.lora import without_low_rank
@@ -39,9 +44,29 @@ def _asked(case: Case, values: Mapping[str, Any], more: Callable[[str], Any] | N
     return found
 
 
-def _network(case: Case, name: str, **arguments: Any) -> networks.Network:
+def _network(case: Case, name: str, **arguments: Any) -> Network:
+    """Return the network of a family that denoises latents of as many channels."""
+    stage = {"name": "kl", "arguments": {"channels": arguments["channels"]}}
     with case.building():
-        return networks.build(name, **arguments).eval()
+        family = zoo.create(
+            "diffusion",
+            setting="latent",
+            network={"name": name, "arguments": arguments},
+            first_stage=stage,
+            first_stage_weights=SD3_VAE,
+        )
+    return cast(Diffusion, family).network
+
+
+def _stage(case: Case, kind: Mapping[str, Any]) -> FirstStage:
+    """Return the autoencoder of a family; its network is as small as one can be."""
+    channels = kind["arguments"].get("code_width", kind["arguments"]["channels"])
+    small = {"channels": channels, "layers": 0, "heads": 1, "head_width": 8, "width": 1}
+    with case.building():
+        family = zoo.create(
+            "diffusion", setting="latent", network={"name": "pixcell", "arguments": small}, first_stage=dict(kind)
+        )
+    return cast(FirstStage, cast(Diffusion, family).first_stage)
 
 
 def _watched(parts: Mapping[str, nn.Module], run: Callable[[], Any]) -> Found:
@@ -145,7 +170,9 @@ def _controlnet(case: Case) -> Found:
 def _time_with_sizes(case: Case) -> Found:
     width = int(case.configuration["embedding_dim"])
     sizes = bool({"resolution", "aspect_ratio"} & set(case.inputs)) or "size_emb_dim" in case.configuration
-    network = cast(PixCell, _network(case, "pixcell", layers=0, heads=1, head_width=width, width=1, sizes=sizes))
+    network = cast(
+        PixCell, _network(case, "pixcell", channels=4, layers=0, heads=1, head_width=width, width=1, sizes=sizes)
+    )
     case.load(network.adaln_single)
     if case.layout_only:
         return {}
@@ -407,15 +434,14 @@ def _unet(case: Case) -> Found:
 
 def _first_stage(case: Case) -> Found:
     kind = latent_layouts.first_stage_arguments(case.configuration)
-    with case.building():
-        stage = first_stage.build(kind["name"], **kind["arguments"])
+    stage = _stage(case, kind)
     case.load(cast(nn.Module, stage.vae), latent_layouts.first_stage_state)
     if case.layout_only:
         return {}
     return _of_first_stage(case, stage)
 
 
-def _of_first_stage(case: Case, stage: first_stage.FirstStage) -> Found:
+def _of_first_stage(case: Case, stage: FirstStage) -> Found:
     with torch.inference_mode():
         latent = case.inputs["latent"] if "latent" in case.inputs else stage.encode(case.inputs["image"])
 
@@ -434,8 +460,7 @@ def _of_first_stage(case: Case, stage: first_stage.FirstStage) -> Found:
 
 def _autoencoder(case: Case) -> Found:
     kind = latent_layouts.vae_arguments(case.configuration)
-    with case.building():
-        stage = first_stage.build(kind["name"], **kind["arguments"])
+    stage = _stage(case, kind)
     case.load(cast(nn.Module, stage.vae))
     return {} if case.layout_only else _of_first_stage(case, stage)
 

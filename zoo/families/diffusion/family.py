@@ -19,7 +19,8 @@ from zoo.cards import DatasetCard
 from zoo.encoders import Encoder, listing
 from zoo.errors import UserError
 from zoo.families.base import Encoding, Family, IOSpec, Maps, MapSpec, Need, Output, Procedure, TargetMaker
-from zoo.families.diffusion import conditions, networks, sampling, schedule
+from zoo.families.diffusion import conditions, latent, networks, sampling, schedule
+from zoo.families.diffusion.first_stage import FirstStage
 from zoo.families.diffusion.kept import Kept, identity
 from zoo.families.diffusion.networks import Condition, Network
 from zoo.families.diffusion.options import DiffusionOptions
@@ -43,7 +44,10 @@ class Diffusion(Family):
         super().__init__(options)
         noise = options.noise
         self.schedule = schedule.Schedule(noise.schedule, noise.steps, noise.start, noise.end)
+        self.channels, self.factor = latent.outline(options)
         self.network = self._network()
+        self.first_stage = latent.own_stage(options)
+        self._borrowed = latent.Borrowed(options)
         self._encoder: list[Encoder] = []  # stands still: no part of the weights
         self._names: dict[str, str] = {}
         side = self.side
@@ -52,7 +56,7 @@ class Diffusion(Family):
             outputs={"picture": Output("picture", channels=RGB)},
             encoding=Encoding("rgb8", (0.5,) * 3, (0.5,) * 3),
             mpp=options.mpp,
-            divisor=self.network.divisor,
+            divisor=self.network.divisor * self.factor,
             margin=side // 4,
             tile=side,
             stitch="latents",
@@ -61,11 +65,9 @@ class Diffusion(Family):
     def _network(self) -> Network:
         options = self.options
         said = dict(options.network.arguments)
-        asked: dict[str, Any] = {"channels": 3}
+        asked: dict[str, Any] = {"channels": self.channels}
         if options.mask is not None:
-            if options.mask.classes is None:
-                raise ValueError("the classes are not known. Write them down: mask: {classes: [background, ...]}")
-            asked["classes"] = len(options.mask.classes) + (options.mask.boundary > 0)
+            asked["classes"] = latent.told_planes(options, self.channels)
         if options.embedding is not None:
             asked |= {"width": options.embedding.width, "tokens": options.embedding.tokens}
         taken = networks.find(options.network.name).accepts()
@@ -77,6 +79,10 @@ class Diffusion(Family):
             raise ValueError(
                 f"the network {options.network.name} takes masks of {network.classes} planes, and classes and outline "
                 f"make {asked['classes']}. Change model.mask"
+            )
+        if network.channels != self.channels:
+            raise ValueError(
+                f"network.arguments.channels: {network.channels}, where what is denoised has {self.channels}. Remove it"
             )
         return network
 
@@ -143,11 +149,6 @@ class Diffusion(Family):
         return bool(self.takes) and self.options.dropout > 0
 
     @property
-    def factor(self) -> int:
-        """Pixels of a picture per number of what is denoised, along a side."""
-        return 1
-
-    @property
     def side(self) -> int:
         """Side of the pictures that it was made for, in pixels."""
         return self.options.size or (self.network.size or 0) * self.factor or SIDE
@@ -204,17 +205,22 @@ class Diffusion(Family):
     # training
 
     def clean(self, pictures: Tensor, generator: torch.Generator, kept: Kept | None = None) -> Tensor:
-        """Return what noise is put on: the pictures (B, 3, H, W) in [-1, 1], continued to the network's divisor."""
-        return self._padded(pictures)
+        """Return what noise is put on: pictures (B, 3, H, W) in [-1, 1], or their latents, continued to the divisor."""
+        whole = self._padded(pictures)
+        stage = self.stage
+        if stage is None:
+            return whole
+        return latent.encode(stage, whole, generator, kept or Kept("none"), self._borrowed.identity(stage))
+
+    @property
+    def stage(self) -> FirstStage | None:
+        """The autoencoder of the setting latent, on the model's device. Raises `UserError` where it is not here."""
+        if self.options.first_stage is None:
+            return None
+        return self.first_stage if self.first_stage is not None else self._borrowed.get(self.device)
 
     def _padded(self, x: Tensor, value: float | None = None) -> Tensor:
-        height, width = x.shape[-2:]
-        below, right = -height % self.network.divisor, -width % self.network.divisor
-        if not (below or right):
-            return x
-        if value is not None:
-            return F.pad(x, (0, right, 0, below), value=value)
-        return F.pad(x, (0, right, 0, below), mode="replicate")
+        return latent.padded(x, self.network.divisor * self.factor, value)
 
     def terms(
         self, batch: Batch, generator: torch.Generator, *, spread: bool = False, kept: Kept | None = None
@@ -226,7 +232,7 @@ class Diffusion(Family):
         noise_options = self.options.noise
         inputs = self.prepare(self.inputs_of(batch))
         clean = self.clean(inputs["image"].float(), generator, kept)
-        told = self._at_size(self.condition(inputs, kept), clean)
+        told = self.at_size(self.condition(inputs, kept))
         count, device = len(clean), clean.device
         if spread:
             t = (torch.arange(count) + 0.5) / count * self.schedule.steps
@@ -250,13 +256,16 @@ class Diffusion(Family):
             prediction=noise_options.prediction,
             weighting=noise_options.weighting,
             gamma=noise_options.gamma,
+            bound=self.network.bound,
         )
 
-    def _at_size(self, told: Condition, clean: Tensor) -> dict[str, Any]:
-        """Return a condition whose class map has the size of what is denoised."""
+    def at_size(self, told: Condition) -> dict[str, Any]:
+        """Return a condition whose class map has the size of what is denoised, as the network is told it."""
         found = dict(told)
         if "mask" in found:
-            found["mask"] = self._padded(found["mask"], 0.0)
+            drawn = self.options.mask is not None and self.options.mask.told == "latent"
+            planes = self._padded(found["mask"], 0.0)
+            found["mask"] = latent.mask_of(self.options, self.stage if drawn else None, planes, self.factor)
         return found
 
     def _where_valid(self, output: Tensor, clean: Tensor, noise: Tensor, t: Tensor, valid: Tensor | None) -> Tensor:
@@ -264,12 +273,13 @@ class Diffusion(Family):
         if valid is None or bool(valid.all()) or output.shape[1] != clean.shape[1]:
             return output
         answer = schedule.target_of(self.schedule, clean, noise, t, self.options.noise.prediction)
-        inside = self._padded(valid.to(output.device)[:, None].float(), 0.0) > 0
+        whole = self._padded(valid.to(output.device)[:, None].float(), 0.0)
+        inside = F.avg_pool2d(whole, self.factor) > 0
         return torch.where(inside, output, answer)
 
     def forward(self, inputs: Mapping[str, Tensor], taps: Sequence[str] = ()) -> Maps:
         """Return {"picture": what the network says of `noisy` (B, C, h, w) at `time` (B,)}; other inputs tell it."""
-        told = self._at_size(self.condition({k: v for k, v in inputs.items() if k != "image"}), inputs["noisy"])
+        told = self.at_size(self.condition({k: v for k, v in inputs.items() if k != "image"}))
         return {"picture": self.network(inputs["noisy"], inputs["time"], told or None)}
 
     def loss(self, maps: Maps, batch: Batch, progress: float) -> dict[str, Tensor]:
@@ -301,16 +311,21 @@ class Diffusion(Family):
                 f"guidance {guidance:g}: the model was trained without hiding its conditions (dropout: 0), so there is "
                 "no null condition to lead away from. Use guidance 1."
             )
-        size = tuple(s + -s % self.network.divisor for s in shape)
+        size = latent.sizes(shape, self.network.divisor, self.factor)
         noise, generators = sampling.noise_like((self.network.channels, *size), seeds)
         x = noise.to(self.device)
-        told = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in self._at_size(told, x).items()}
+        told = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in self.at_size(told).items()}
         scheduler = sampling.make_scheduler(
             cast(Any, sampler or options.sampler), self.schedule, self.options.noise.prediction
         )
         predict = sampling.guided(self.network, told or None, guidance)
         found = sampling.sample(predict, x, scheduler, steps or options.steps, generators)
-        return ((found.float()[:, :, : shape[0], : shape[1]] + 1) / 2).clamp(0, 1)
+        return ((self.pictures(found.float())[:, :, : shape[0], : shape[1]] + 1) / 2).clamp(0, 1)
+
+    def pictures(self, denoised: Tensor) -> Tensor:
+        """Return pictures (B, 3, H, W), about in [-1, 1], of what was denoised: decoded, in the setting latent."""
+        stage = self.stage
+        return denoised if stage is None else latent.decode(stage, denoised)
 
     def infer(  # type: ignore[override]  # the options that it takes, by name
         self,

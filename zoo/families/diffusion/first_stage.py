@@ -5,7 +5,8 @@ Sources: Kingma and Welling 2014; van den Oord et al. 2017; Rombach et al. 2022 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -156,17 +157,28 @@ class VQ(FirstStage):
 FIRST_STAGES: dict[str, type[FirstStage]] = {"kl": KL, "vq": VQ}
 
 
-def build(name: str, **arguments: Any) -> FirstStage:
-    """Return an untrained, frozen autoencoder. Raises `UserError` for an unknown name or argument."""
-    import inspect
-
+def find(name: str, arguments: Mapping[str, Any]) -> type[FirstStage]:
+    """Return the class of a name. Raises `UserError` for an unknown name or argument."""
     if name not in FIRST_STAGES:
         raise UserError(f'no first stage "{name}". {suggest(name, sorted(FIRST_STAGES))}'.strip())
     known = [key for key in inspect.signature(FIRST_STAGES[name]).parameters if key != "self"]
     for key in arguments:
         if key not in known:
             raise UserError(f'first stage "{name}" has no argument "{key}". {suggest(key, known)}'.strip())
-    return FIRST_STAGES[name](**arguments).requires_grad_(False).eval()
+    return FIRST_STAGES[name]
+
+
+def outline(name: str, **arguments: Any) -> tuple[int, int]:
+    """Return channels of a first stage's latents and pixels a number of them along a side; builds nothing."""
+    bound = inspect.signature(find(name, arguments)).bind(**arguments)
+    bound.apply_defaults()
+    said = bound.arguments
+    return int(said.get("code_width") or said["channels"]), 2 ** (len(said["levels"]) - 1)
+
+
+def build(name: str, **arguments: Any) -> FirstStage:
+    """Return an untrained, frozen autoencoder. Raises `UserError` for an unknown name or argument."""
+    return find(name, arguments)(**arguments).requires_grad_(False).eval()
 
 
 def to_uint8(pictures: Tensor) -> Tensor:

@@ -113,6 +113,7 @@ def guided(
     halves in one call, [null, conditional]. What does not change over steps is computed once, here. Raises `UserError`
     for guidance without a null condition.
     """
+    condition = None if condition is None else network.complete(condition)
     if guidance == 1 or condition is None:
         kept = network.remember(condition)
 

@@ -21,6 +21,7 @@ class Network(nn.Module):
     come out, 2 * `channels` where the variance is learned as well. `size`: side of what is denoised that it was made
     for, None = any. `divisor`: the side must be a multiple of it. `takes`: names of the conditions that it looks at.
     `width`, `tokens`: of the condition "embedding" (0 where it takes none). `classes`: planes of the condition "mask".
+    `bound`: whether a learned variance is trained; where only a correction learns, it is not.
     """
 
     channels: int
@@ -31,6 +32,7 @@ class Network(nn.Module):
     width: int = 0
     tokens: int = 0
     classes: int = 0
+    bound: bool = True
 
     @classmethod
     def accepts(cls) -> list[str]:
@@ -43,6 +45,10 @@ class Network(nn.Module):
         `condition` may be what `remember` made of one; None is the null condition where there is one.
         """
         raise NotImplementedError
+
+    def complete(self, condition: Condition) -> Condition:
+        """Return a condition in which what is not told, and has a null condition of its own, is that."""
+        return condition
 
     def null(self, condition: Condition) -> Condition | None:
         """Return the condition that guidance leads away from, of the same batch; None where the network has none."""
@@ -72,6 +78,11 @@ class Network(nn.Module):
             if isinstance(value, Tensor) and isinstance(empty, Tensor):
                 found[name] = empty.where(dropped.view(-1, *[1] * (value.ndim - 1)), value)
         return found
+
+    @staticmethod
+    def batch_of(condition: Condition) -> int:
+        """Return the samples of a condition."""
+        return next(len(value) for value in condition.values() if isinstance(value, Tensor))
 
     def remember(self, condition: Condition | None) -> Condition | None:
         """Return a condition with everything computed in advance that does not depend on `x` and `t`.

@@ -87,6 +87,7 @@ class ControlledPixCell(Network):
         self.size, self.divisor = self.base.size, self.base.divisor
         self.width, self.tokens, self.classes = self.base.width, self.base.tokens, self.base.channels
         self.null_residuals, self.scale = null_residuals, scale
+        self.bound = train_base
         if not train_base:
             self.base.requires_grad_(False)
 
@@ -111,6 +112,10 @@ class ControlledPixCell(Network):
         same = {name: value for name, value in self.base.state_dict().items() if name in own}
         self.control.load_state_dict({**own, **same})
 
+    def complete(self, condition: Condition) -> Condition:
+        """Return a condition with the null embedding where none is told."""
+        return self.base.complete(condition)
+
     def null(self, condition: Condition) -> Condition | None:
         """Return the condition with the null embedding, and without residuals unless `null_residuals` is "same"."""
         found = self.base.null(condition)
@@ -122,7 +127,7 @@ class ControlledPixCell(Network):
         """Return [null, conditional] as one batch; what is to see no mask stands first."""
         found = dict(super().both(null, condition))
         count = int(null.get("uncontrolled", 0))
-        if count:
+        if count and "mask" in condition:
             found |= {"mask": condition["mask"], "uncontrolled": count}
         return found
 
@@ -130,18 +135,21 @@ class ControlledPixCell(Network):
         """Return the condition with what both networks need of it."""
         if condition is None or "base" in condition:
             return condition
+        condition = self.complete(condition)
         bare = int(condition.get("uncontrolled", 0))
         seen = {**condition, "embedding": condition["embedding"][bare:]}
-        control = self.control.remember(seen) if len(seen["embedding"]) else None
+        told = len(seen["embedding"]) > 0 and "mask" in condition
+        control = self.control.remember(seen) if told else None
         return {**condition, "base": self.base.remember({"embedding": condition["embedding"]}), "control": control}
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """Return (B, outputs, h, w). Without a condition, what the base says without one."""
         if condition is None:
             return cast(Tensor, self.base(x, t))
+        condition = self.complete(condition) if "base" not in condition else condition
         bare = int(condition.get("uncontrolled", 0))
-        base = condition.get("base", {"embedding": condition["embedding"]})
-        if bare >= len(x):
+        base = condition.get("base") or {"embedding": condition["embedding"]}
+        if bare >= len(x) or "mask" not in condition:
             return cast(Tensor, self.base(x, t, base))
         control = condition.get("control")
         if control is None:

@@ -185,15 +185,20 @@ class PixCell(Network):
     def adapt(self, rank: int, alpha: float | None = None) -> None:
         """Add low-rank adapters to every cross-attention; everything else stands still."""
         self.requires_grad_(False)
+        self.bound = False
         for block in self.transformer_blocks:
             attn = cast(Block, block).attn2
             for layer in (attn.to_q, attn.to_k, attn.to_v, attn.to_out[0]):
                 add_low_rank(layer, rank, alpha=alpha)
 
+    def complete(self, condition: Condition) -> Condition:
+        """Return a condition with the null embedding where none is told."""
+        return condition if "embedding" in condition else cast(Condition, self.null(condition))
+
     def null(self, condition: Condition) -> Condition | None:
         """Return the fixed embedding that stands for none, of the batch of `condition`."""
-        batch = len(condition["embedding"])
-        return {**condition, "embedding": self.caption_projection.uncond_embedding.expand(batch, -1, -1)}
+        empty = self.caption_projection.uncond_embedding.expand(self.batch_of(condition), -1, -1)
+        return {**condition, "embedding": empty}
 
     def project(self, embedding: Tensor) -> Tensor:
         """Return condition tokens (B, T, D) of embeddings (B, T, width). Raises `ValueError` for other numbers."""
@@ -207,7 +212,7 @@ class PixCell(Network):
         """Return the condition with keys and values of every block computed."""
         if condition is None or "remembered" in condition:
             return condition
-        tokens = self.project(condition["embedding"])
+        tokens = self.project(self.complete(condition)["embedding"])
         kept = Remembered(tuple(cast(Block, block).remember(tokens) for block in self.transformer_blocks))
         return {**condition, "remembered": kept}
 
@@ -233,8 +238,9 @@ class PixCell(Network):
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """Return (B, outputs, h, w): noise, then the value of the variance where it is learned."""
-        if condition is None:
-            condition = {"embedding": self.caption_projection.uncond_embedding.expand(len(x), -1, -1)}
+        if condition is None or not {"embedding", "remembered"} & set(condition):
+            empty = self.caption_projection.uncond_embedding.expand(len(x), -1, -1)
+            condition = {**(condition or {}), "embedding": empty}
         height, width = x.shape[-2] // self.patch, x.shape[-1] // self.patch
         residuals: Sequence[Tensor] = condition.get("residuals", ())
         patches, modulation, time = self.begin(x, t, condition)
