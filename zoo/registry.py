@@ -217,6 +217,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "procedure": {
         "denoising": "zoo.families.diffusion.procedure:Denoising",
+        "embedding-flow": "zoo.families.diffusion.procedure:Translating",
         "mean-teacher": "zoo.families.detr.teacher:MeanTeacher",
     },
     "target": {

@@ -421,9 +421,12 @@ def test_a_mask_is_told_as_the_latent_of_its_picture() -> None:
     found = family.at_size(family.condition({"mask": classes}))["mask"]
     assert family.first_stage is not None
     torch.testing.assert_close(found, family.first_stage.encode_mask(classes))
-    drawn = family.sample(family.condition({"mask": classes}), (16, 16), [0], guidance=2.0)
-    other = family.sample(family.condition({"mask": 1 - classes}), (16, 16), [0], guidance=2.0)
-    assert float((drawn - other).abs().max()) > 1e-4
+    for value in family.network.parameters():
+        value.data.normal_(0.0, 0.3)
+    x, t = torch.randn(1, 4, 8, 8), torch.tensor([500])
+    said, other = (family.network(x, t, family.at_size(family.condition({"mask": m}))) for m in (classes, 1 - classes))
+    assert float((said - other).detach().abs().max()) > 1e-3
+    assert family.sample(family.condition({"mask": classes}), (16, 16), [0], guidance=2.0).shape == (1, 3, 16, 16)
 
 
 def test_another_number_of_channels_is_told() -> None:
@@ -448,3 +451,73 @@ def test_large_latent_pictures_are_the_same_whatever_the_batch(tmp_path: Path) -
         found.append(np.asarray(Image.open(tmp_path / str(batch) / "e-0000.png")).astype(int))
     assert found[0].shape == (48, 40, 3)
     assert int(np.abs(found[0] - found[1]).max()) <= 1
+
+
+# --- virtual staining -------------------------------------------------------------------------------------------------
+
+
+def test_a_target_is_drawn_for_the_picture_that_is_given() -> None:
+    from zoo.families.diffusion.procedure import Translating
+    from zoo.types import Batch, Geometry, Meta
+
+    torch.manual_seed(0)
+    family = build.create(
+        "diffusion",
+        {
+            "network": {"name": "pixel-unet", "arguments": {"features": 8, "multipliers": [1, 2]}},
+            "embedding": {},
+            "condition_encoder": {"name": "test_resnet"},
+            "condition_encoder_weights": "none",
+            "target": "ihc",
+            "translator": {"name": "embedding-flow", "arguments": {"inner": 16, "blocks": 1}},
+            "sampling": {"sampler": "ddim", "steps": 2, "translator_steps": 5},
+            "size": 32,
+        },
+    )
+    assert isinstance(family, Diffusion)
+    image, picture = (torch.randint(0, 255, (2, 3, 32, 32), dtype=torch.uint8) for _ in range(2))
+    meta = [Meta("s", "imaginary", Geometry((32, 32), (1.0, 1.0), (0.0, 0.0))) for _ in range(2)]
+    here = {"picture": torch.ones(2, dtype=torch.bool)}
+    batch = Batch({"image": image}, {"picture": picture}, here, torch.ones(2, 32, 32, dtype=torch.bool), meta)
+
+    seen: dict[str, Any] = {}
+
+    class Ctx:
+        progress, batch_index, generator = 0.0, 0, torch.Generator().manual_seed(0)
+
+        def update(self, player: str, loss: Tensor, *, retain: bool = False) -> None:
+            seen[player] = loss
+
+        def log(self, terms: Mapping[str, Any]) -> None:
+            seen.update(terms)
+
+    procedure = Translating()
+    players = procedure.players(family)
+    procedure.step(family, batch, Ctx())  # type: ignore[arg-type]
+    seen["translator"].backward()
+    assert {id(p) for p in players["translator"].parameters} == {id(p) for p in family.translator.parameters()}  # type: ignore[union-attr]
+    assert all(p.grad is None for p in family.network.parameters())
+    # the network learns the target from the target's own embedding
+    of_target = family.terms(batch, torch.Generator().manual_seed(0), spread=True)["error"]
+    other = Batch({"image": image.flip(0)}, batch.targets, here, batch.valid, meta)
+    assert torch.equal(family.terms(other, torch.Generator().manual_seed(0), spread=True)["error"], of_target)
+    # at last it is the translated embedding of the picture that is given
+    inputs = family.prepare({"image": image})
+    told = family.condition(inputs)
+    carried = family.translated(told, inputs)["embedding"]
+    expected = published_carry(family, told["embedding"])
+    torch.testing.assert_close(carried, expected)
+    assert family.infer(inputs, rng=torch.Generator().manual_seed(0))["picture"].shape == (2, 3, 32, 32)
+    with pytest.raises(ValueError, match=r"model\.translator"):
+        procedure.players(small())
+
+
+def published_carry(family: Diffusion, embedding: Tensor) -> Tensor:
+    """Return Euler's steps of the flow, one embedding after another."""
+    found = []
+    for e in embedding.flatten(0, 1):
+        x = e[None]
+        for k in range(5):
+            x = x + family.translator(x, torch.tensor([k / 5])) / 5  # type: ignore[misc]
+        found.append(x[0])
+    return torch.stack(found).view_as(embedding)

@@ -17,7 +17,7 @@ from zoo.encoders import Encoder, build_encoder
 from zoo.errors import DataError
 from zoo.families.diffusion.options import DiffusionOptions, MaskOptions
 from zoo.schema import Component
-from zoo.types import Instances, Kind, Sample, Vector
+from zoo.types import Instances, Kind, Picture, Sample, Vector
 
 HIDDEN = truths.IGNORE
 """Index of a class map where nothing is told."""
@@ -106,7 +106,18 @@ class ConditionTargets:
 
     def __call__(self, sample: Sample) -> dict[str, NDArray[Any]]:
         """Return what the sample's truths tell. Raises `DataError` where they are not what the card says."""
-        return {**self._mask(sample), **self._embedding(sample)}
+        return {**self._mask(sample), **self._embedding(sample), **self._picture(sample)}
+
+    def _picture(self, sample: Sample) -> dict[str, NDArray[Any]]:
+        key = self.options.target
+        truth = sample.truth.get(key) if key is not None else None
+        if not isinstance(truth, Picture):
+            return {}
+        where = f"{self.dataset}: {sample.id}: {key}"
+        if truth.data.dtype != np.uint8 or truth.data.shape != (3, *sample.shape):
+            have = f"{truth.data.dtype} of shape {truth.data.shape}"
+            raise DataError(f"{where}: {have}. Expected red, green and blue of 8 bits, {sample.shape} pixels.")
+        return {"picture": np.ascontiguousarray(truth.data)}
 
     def _mask(self, sample: Sample) -> dict[str, NDArray[Any]]:
         options, truth = self.options.mask, sample.truth.get(self.key or "")
@@ -146,6 +157,8 @@ class ConditionTargets:
                 made["edge"] = np.zeros(shape, np.uint8)
         if embedding is not None and embedding.truth is not None:
             made["embedding"] = np.zeros((embedding.tokens, embedding.width or 0), np.float32)
+        if self.options.target is not None:
+            made["picture"] = np.zeros((3, *shape), np.uint8)
         return made
 
 

@@ -19,7 +19,7 @@ from zoo.cards import DatasetCard
 from zoo.encoders import Encoder, listing
 from zoo.errors import UserError
 from zoo.families.base import Encoding, Family, IOSpec, Maps, MapSpec, Need, Output, Procedure, TargetMaker
-from zoo.families.diffusion import conditions, latent, networks, sampling, schedule
+from zoo.families.diffusion import conditions, latent, networks, sampling, schedule, translation
 from zoo.families.diffusion.first_stage import FirstStage
 from zoo.families.diffusion.kept import Kept, identity
 from zoo.families.diffusion.networks import Condition, Network
@@ -47,13 +47,14 @@ class Diffusion(Family):
         self.channels, self.factor = latent.outline(options)
         self.network = self._network()
         self.first_stage = latent.own_stage(options)
+        self.translator = translation.make(options)
         self._borrowed = latent.Borrowed(options)
         self._encoder: list[Encoder] = []  # stands still: no part of the weights
         self._names: dict[str, str] = {}
         side = self.side
         self.spec = IOSpec(
             maps={"picture": MapSpec(3)},
-            outputs={"picture": Output("picture", channels=RGB)},
+            outputs={"picture": Output("picture", truth=options.target, channels=RGB)},
             encoding=Encoding("rgb8", (0.5,) * 3, (0.5,) * 3),
             mpp=options.mpp,
             divisor=self.network.divisor * self.factor,
@@ -96,6 +97,8 @@ class Diffusion(Family):
             found.append(Need(conditions.kinds(options.mask), options.mask.truth))
         if options.embedding is not None and options.embedding.truth is not None:
             found.append(Need(("vector",), options.embedding.truth))
+        if options.target is not None:
+            found.append(Need(("picture",), options.target))
         return tuple(found)
 
     @classmethod
@@ -165,7 +168,14 @@ class Diffusion(Family):
                 hidden = conditions.HIDDEN if name == "mask" else 0
                 value = torch.where(told.to(value.device).view(-1, *[1] * (value.ndim - 1)), value, hidden)
             found[name] = value.to(batch.inputs["image"].device)
+        if self.options.target is not None and isinstance(batch.targets.get("picture"), Tensor):
+            found["picture"] = cast(Tensor, batch.targets["picture"]).to(batch.inputs["image"].device)
         return found
+
+    def drawn(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return what is to be drawn, (B, 3, H, W) in [-1, 1], of prepared inputs: the target, or the picture."""
+        picture = inputs.get("picture")
+        return inputs["image"].float() if picture is None else self.prepare({"image": picture})["image"]
 
     def condition(self, inputs: Mapping[str, Tensor], kept: Kept | None = None) -> Condition:
         """Return the network's condition from `inputs_of`: the embedding is the picture's own where none is given."""
@@ -231,8 +241,10 @@ class Diffusion(Family):
         """
         noise_options = self.options.noise
         inputs = self.prepare(self.inputs_of(batch))
-        clean = self.clean(inputs["image"].float(), generator, kept)
-        told = self.at_size(self.condition(inputs, kept))
+        drawn = self.drawn(inputs)
+        clean = self.clean(drawn, generator, kept)
+        of = {**inputs, "image": drawn} if self.translator is not None else inputs
+        told = self.at_size(self.condition(of, kept))
         count, device = len(clean), clean.device
         if spread:
             t = (torch.arange(count) + 0.5) / count * self.schedule.steps
@@ -247,7 +259,7 @@ class Diffusion(Family):
         x = schedule.add_noise(self.schedule, clean, noise, t, noise_options.prediction)
         output = self.network(x, t, told or None).float()
         output = self._where_valid(output, clean, noise, t, batch.valid)
-        return schedule.denoising_loss(
+        terms = schedule.denoising_loss(
             self.schedule,
             output,
             clean,
@@ -258,6 +270,8 @@ class Diffusion(Family):
             gamma=noise_options.gamma,
             bound=self.network.bound,
         )
+        here = batch.has.get("picture") if self.options.target is not None else None
+        return terms if here is None else {k: v * here.to(v.device) for k, v in terms.items()}
 
     def at_size(self, told: Condition) -> dict[str, Any]:
         """Return a condition whose class map has the size of what is denoised, as the network is told it."""
@@ -338,26 +352,39 @@ class Diffusion(Family):
     ) -> Maps:
         """Return {"picture": (B, 3, H, W) in [0, 1]}, drawn at the size of `image`.
 
-        Told by `mask`, `edge` and `embedding` where they are there; without an embedding, like `image`.
+        Told by `mask`, `edge` and `embedding` where they are there; without an embedding, like `image`, or with a
+        translator like the target of `image`.
         """
         image = inputs["image"]
         seeds = torch.randint(2**62, (len(image),), generator=rng).tolist()
-        told = self.condition(inputs)
+        told = self.translated(self.condition(inputs), inputs)
         size = (image.shape[2], image.shape[3])
         return {"picture": self.sample(told, size, seeds, steps=steps, guidance=guidance, sampler=sampler)}
 
+    def translated(self, told: Condition, inputs: Mapping[str, Tensor]) -> Condition:
+        """Return a condition whose embedding, where it was the picture's own, is that of the picture's target."""
+        if self.translator is None or "embedding" in inputs or "embedding" not in told:
+            return told
+        carried = translation.translate(self.translator, told["embedding"], self.options.sampling.translator_steps)
+        return {**told, "embedding": carried}
+
     def panels(self, batch: Batch) -> list[list[NDArray[np.uint8]]]:
-        """Return what was told, what was drawn with and without guidance, and the real picture."""
+        """Return what was told, what was drawn with and without guidance, and the real picture.
+
+        With a target, the picture that is given stands first.
+        """
         batch = Batch({k: v[:4] for k, v in batch.inputs.items()}, _first(batch.targets), _first(batch.has))
         inputs = self.prepare(self.inputs_of(batch))
-        told = self.condition(inputs)
+        told = self.translated(self.condition(inputs), inputs)
         size, seeds = (inputs["image"].shape[2], inputs["image"].shape[3]), range(len(inputs["image"]))
         shown = [conditions.shown(inputs["mask"], inputs.get("edge"))] if "mask" in told else []
         strengths = (1.0, 3.0) if self.guidable else (1.0,)
         for strength in strengths:
             drawn = self.sample(told, size, seeds, guidance=strength)
             shown.append([np.moveaxis(to_uint8(p), 0, -1) for p in drawn])
-        shown.append([np.moveaxis(to_uint8((p + 1) / 2), 0, -1) for p in inputs["image"]])
+        if self.options.target is not None:
+            shown.insert(0, [np.moveaxis(to_uint8((p + 1) / 2), 0, -1) for p in inputs["image"]])
+        shown.append([np.moveaxis(to_uint8((p + 1) / 2), 0, -1) for p in self.drawn(inputs)])
         return [list(row) for row in zip(*shown, strict=True)]
 
     def decode(self, maps: Maps, geometry: Sequence[Geometry]) -> list[dict[str, Prediction]]:

@@ -70,6 +70,8 @@ class SamplingOptions(Schema):
     """dpm++ | ddim | ddpm | plms | unipc | euler (flow: always Euler's steps)."""
     steps: PositiveInt = 25
     """Steps."""
+    translator_steps: PositiveInt = 100
+    """Steps of the translator."""
     guidance: PositiveFloat = 1.0
     """Classifier-free guidance: 1 = none, more = closer to what is asked, with less variety."""
 
@@ -91,6 +93,11 @@ class DiffusionOptions(Family.Options):
     """Draw from a class map; none = not."""
     embedding: EmbeddingOptions | None = None
     """Draw like an embedding; none = not."""
+    target: str | None = None
+    """Key of a truth that is a picture, to be drawn for the picture that is given (virtual staining); none = pictures
+    themselves are learned."""
+    translator: Component | None = None
+    """embedding-flow: carries the embedding of the picture that is given to that of its target, which is then drawn."""
     condition_encoder: Component | None = None
     """Encoder (`zoo list encoders`) whose features are the embedding. It stands still and is no part of the weights."""
     condition_encoder_weights: str = "imagenet"
@@ -116,6 +123,11 @@ class DiffusionOptions(Family.Options):
         embedding = self.embedding
         if embedding is not None and embedding.width is None and self.condition_encoder is None:
             raise ValueError("embedding has neither a width nor a condition_encoder. Write one of them down")
+        if self.translator is not None:
+            if self.translator.name != "embedding-flow":
+                raise ValueError(f'no translator "{self.translator.name}". Expected embedding-flow')
+            if embedding is None or embedding.truth is not None:
+                raise ValueError("translator: it carries embeddings of pictures. Write embedding: {}, without a truth")
         return self
 
     def values(self) -> dict[str, Any]:

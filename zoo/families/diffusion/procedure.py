@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.families.base import Context, Family, Player, Procedure
+from zoo.families.diffusion import translation
 from zoo.families.diffusion.kept import Kept, Where
 from zoo.types import Batch
 
@@ -30,7 +31,8 @@ class Denoising(Procedure):
 
     def players(self, family: Family) -> dict[str, Player]:
         """Return what moves of the network; a first stage stands still."""
-        return {"model": Player([p for p in family.parameters() if p.requires_grad], groups=family.groups())}
+        network = cast("Diffusion", family).network
+        return {"model": Player([p for p in network.parameters() if p.requires_grad], groups=family.groups())}
 
     def step(self, family: Family, batch: Batch, ctx: Context) -> None:
         """Do one step; pictures of further streams (another dataset) count as much as those of the main one."""
@@ -50,3 +52,36 @@ class Denoising(Procedure):
         generator = torch.Generator().manual_seed(zlib.crc32(names.encode()))
         terms = {k: v.mean() for k, v in own.terms(batch, generator, spread=True, kept=self.kept).items()}
         return {**terms, "total": torch.stack(list(terms.values())).sum()}
+
+
+class Translating(Procedure):
+    """The flow of embeddings learns, from pictures and their targets; the network stands still.
+
+    Each embedding of a picture is a sample of its own. `cache`: as in `Denoising`.
+    """
+
+    def __init__(self, cache: Where = "memory") -> None:
+        super().__init__(cache=cache)
+        self.kept = Denoising(cache).kept
+
+    def players(self, family: Family) -> dict[str, Player]:
+        """Return the translator. Raises `ValueError` where the model has none."""
+        translator = cast("Diffusion", family).translator
+        if translator is None:
+            raise ValueError("the procedure embedding-flow trains model.translator, which is not there. Name one")
+        return {"translator": Player(list(translator.parameters()))}
+
+    def step(self, family: Family, batch: Batch, ctx: Context) -> None:
+        """Do one step over the pairs of every stream."""
+        own = cast("Diffusion", family)
+        losses = [translation.loss_of(own, part, ctx.generator, self.kept) for _, part in batch.streams()]
+        loss = torch.stack(losses).mean()
+        ctx.update("translator", loss)
+        ctx.log({"flow": loss.detach()})
+
+    def validation_loss(self, family: Family, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Return the loss at times that depend on the pictures' names alone."""
+        names = " ".join(f"{meta.dataset} {meta.id}" for meta in batch.meta)
+        generator = torch.Generator().manual_seed(zlib.crc32(names.encode()))
+        loss = translation.loss_of(cast("Diffusion", family), batch, generator, self.kept)
+        return {"flow": loss, "total": loss}
