@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo.families.diffusion import schedule as noise_schedule
+from zoo.families.diffusion.assembly import decode_bands
+from zoo.families.diffusion.family import Diffusion
 from zoo.families.diffusion.schedule import Prediction, Schedule
 from zoo.inference.windows import Plan
 from zoo.paths import replacing
@@ -183,3 +185,20 @@ class Canvas:
         for path in self.folder.iterdir():
             path.unlink()
         self.folder.rmdir()
+
+
+def decoded(family: Diffusion, tiles: Plan, stride: int, bands: Iterator[Floats]) -> Iterator[Floats]:
+    """Yield the picture of latents that come in bands (rows, W, C): (rows, W * factor, 3), blended over windows.
+
+    The latents of the whole are held, a small part of the picture's size.
+    """
+    latents = torch.from_numpy(np.concatenate(list(bands))).permute(2, 0, 1)[None]
+    pictures = decode_bands(
+        lambda z: family.pictures(z.to(family.device)),
+        latents,
+        window=tiles.rows.tile,
+        stride=stride,
+        factor=family.factor,
+    )
+    for band in pictures:
+        yield np.ascontiguousarray(band.permute(1, 2, 0).numpy())

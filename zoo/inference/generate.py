@@ -27,10 +27,9 @@ from torch import Tensor
 import zoo
 from zoo.errors import Interrupted, UserError, ZooError, counted, suggest
 from zoo.families.diffusion import sampling
-from zoo.families.diffusion.assembly import decode_bands
 from zoo.families.diffusion.family import Diffusion, to_uint8
 from zoo.inference import pairs as pair
-from zoo.inference.canvas import Canvas, Process
+from zoo.inference.canvas import Canvas, Process, decoded
 from zoo.inference.sheet import write_sheet
 from zoo.inference.windows import Plan, plan
 from zoo.inference.wishes import Asked, Wish, wishes
@@ -387,22 +386,8 @@ def _draw_large(family: Diffusion, drawing: Drawing, job: Job, out: Path, told: 
     predict = _window_predictor(family, drawing, job, tiles)
     told.steps(canvas.done, process.steps)
     bands = canvas.denoise(predict, drawing.batch, lambda step: told.steps(step, process.steps))
-    _write_bands(out / job.name, job, bands if family.stage is None else _decoded(family, tiles, bands))
+    _write_bands(out / job.name, job, bands if family.stage is None else decoded(family, tiles, _stride(tiles), bands))
     canvas.remove()
-
-
-def _decoded(family: Diffusion, tiles: Plan, bands: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-    """Yield the picture of latents that come in bands (rows, W, C): (rows, W, 3) from the top, blended over windows.
-
-    The latents of the whole are held, a small part of the picture's size.
-    """
-    latents = torch.from_numpy(np.concatenate(list(bands))).permute(2, 0, 1)[None]
-    window, stride = tiles.rows.tile, _stride(tiles)
-    pictures = decode_bands(
-        lambda z: family.pictures(z.to(family.device)), latents, window=window, stride=stride, factor=family.factor
-    )
-    for band in pictures:
-        yield np.ascontiguousarray(band.permute(1, 2, 0).numpy())
 
 
 def _window_predictor(family: Diffusion, drawing: Drawing, job: Job, tiles: Plan) -> Any:
