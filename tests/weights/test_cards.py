@@ -99,13 +99,16 @@ def test_a_page_in_a_terminal(capsys: pytest.CaptureFixture[str], name: str) -> 
     assert not [line for line in long if "SHA-256" not in line]
 
 
-def test_markdown_and_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_markdown_and_json(capsys: pytest.CaptureFixture[str], write_card: Any) -> None:
     assert run(capsys, "show", "uni", "--markdown")[1].startswith("## uni.mahmoodlab\n\nUNI")
     assert json.loads(run(capsys, "show", "uni", "--json")[1])["weights"]["state"] == "gated"
     assert run(capsys, "show", "unii", "--markdown")[0] == 2
-    status, _, err = run(capsys, "show", "pixcell-256")
+    for tag in ("one", "two"):
+        write_card(f"gland-x.{tag}", {"kind": "folder", "file": "a"})
+    status, _, err = run(capsys, "show", "gland-x")
     assert status == 2
-    assert "It has tags: pixcell-256.original, pixcell-256.published" in err
+    assert "It has tags: gland-x.one, gland-x.two" in err
+    assert run(capsys, "show", "pixcell-256", "--markdown")[1].startswith("## pixcell-256.published")  # the default
 
 
 def test_broken_and_double_cards_hide_no_others(
