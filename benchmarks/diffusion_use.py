@@ -92,6 +92,7 @@ class Work:
     drawing: Drawing
     batches: int
     pictures: int
+    judge: str = ""
     _family: Any = None
 
     @property
@@ -276,7 +277,9 @@ def use(work: Work, arm: str, count: int, seed: int) -> dict[str, list[Any]]:
 
 
 def the_judge(work: Work) -> Any:
-    """Return the segmenter that was trained on the whole real training split."""
+    """Return a segmenter that was trained on real images: named weights, or one trained here on the training split."""
+    if work.judge:
+        return build.load(work.judge)
     return segmenter(work, "judge", [work.data.source("train")], 2 * work.batches, 0)
 
 
@@ -465,13 +468,15 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="of drawing; default: the model's")
     parser.add_argument("--guidance", type=float, help="of drawing; default: the model's")
+    parser.add_argument("--judge", default="", metavar="WEIGHTS", help="trained on real images; default: trained here")
     parser.add_argument("--batches", type=int, default=320, help="of training a segmenter")
     parser.add_argument("--pictures", type=int, default=128, help="pairs that are drawn for a segmenter")
     parser.add_argument("--precision", choices=("32", "bf16"), default="bf16", help="arithmetic of drawing")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     drawing = Drawing(chosen.steps, chosen.guidance, batch=16, precision=chosen.precision)
-    work = Work(DATA[chosen.data], chosen.generator, chosen.out, drawing, chosen.batches, chosen.pictures)
+    data = DATA[chosen.data]
+    work = Work(data, chosen.generator, chosen.out, drawing, chosen.batches, chosen.pictures, chosen.judge)
     results = {name: work.kept(name, lambda n=name: PIECES[n][0](work)) for name in PIECES if name in chosen.only}
     if "use" in chosen.only:
         for seed in chosen.seeds:
