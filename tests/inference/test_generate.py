@@ -189,6 +189,32 @@ def test_embeddings_and_pictures(tmp_path: Path) -> None:
     np.testing.assert_allclose(wish.told["embedding"], np.load(again), atol=1e-6)
 
 
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_a_large_picture_is_like_another_one_cell_by_cell(tmp_path: Path, tokens: int) -> None:
+    """Each window is told of the cells under it; a grid that is given says the same as the picture that it is of."""
+    own = {"condition_encoder": "mobilenetv3_small_050", "condition_encoder_weights": "none"}
+    family = made(mask=None, embedding={"tokens": tokens}, **own)
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (110, 140, 3), dtype=np.uint8)).save(tmp_path / "p.png")
+    like = Asked(like=[str(tmp_path / "p.png")], size=(96, 128))
+    wish = module.wishes(family, like, tmp_path / "a", [])[0]
+    cells = round(tokens**0.5)
+    assert wish.told["grid"].shape == (3 * cells, 4 * cells, 288)
+    with Image.open(tmp_path / "p.png") as image:
+        part = np.asarray(image)[7 + 32 : 7 + 64, 6 + 64 : 6 + 96]
+    alone = family.embedding_of(torch.from_numpy(part.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1)[0]
+    told = module._cells(family, wish.told["grid"], [(32, 64)])[0]
+    torch.testing.assert_close(told, alone, atol=1e-5, rtol=1e-4)
+    generate(family, like, tmp_path / "a", drawing=FEW)
+    np.save(tmp_path / "grid.npy", wish.told["grid"])
+    asked_for = Asked(embeddings=[str(tmp_path / "grid.npy")], size=(96, 128))
+    given = module.wishes(family, asked_for, tmp_path / "a", [])[0]
+    assert np.array_equal(given.told["grid"], wish.told["grid"])
+    assert pixels(tmp_path / "a" / "p-0000.png").shape == (96, 128, 3)
+    with pytest.raises(UserError, match=r"--size asks for 128 x 128. Expected no more than there is"):
+        generate(family, Asked(like=like.like, size=(128, 128)), tmp_path / "b", drawing=FEW)
+
+
 # --- pairs to train on ------------------------------------------------------------------------------------------------
 
 

@@ -27,12 +27,13 @@ from torch import Tensor
 import zoo
 from zoo.errors import Interrupted, UserError, ZooError, counted, suggest
 from zoo.families.diffusion import sampling
+from zoo.families.diffusion.assembly import between_cells, cells_under
 from zoo.families.diffusion.family import Diffusion, to_uint8
 from zoo.inference import pairs as pair
 from zoo.inference.canvas import Canvas, Process, decoded
 from zoo.inference.sheet import write_sheet
 from zoo.inference.windows import Plan, plan
-from zoo.inference.wishes import Asked, Wish, wishes
+from zoo.inference.wishes import Asked, Wish, cell_of, wishes
 from zoo.io.tiff import TiffRows
 from zoo.paths import replacing
 
@@ -301,7 +302,7 @@ def _there(path: Path, record: dict[str, Any]) -> bool:
 
 def _large(family: Diffusion, drawing: Drawing, wish: Wish) -> bool:
     side = drawing.tile or 2 * family.side
-    return max(wish.shape) > side
+    return max(wish.shape) > side or "grid" in wish.told
 
 
 def _drawn(family: Diffusion, drawing: Drawing, todo: list[Job], out: Path, progress: bool) -> Iterator[Job]:
@@ -404,12 +405,12 @@ def _window_predictor(family: Diffusion, drawing: Drawing, job: Job, tiles: Plan
 
     def predict(x: Tensor, t: Tensor, corners: Sequence[tuple[int, int]]) -> Tensor:
         inputs: dict[str, Tensor] = {}
+        places = [(i * factor, j * factor) for i, j in corners]
         for name, array in arrays.items():
-            if name == "embedding":
-                parts = [array] * len(corners)
-            else:
-                places = [(i * factor, j * factor) for i, j in corners]
-                parts = [array[i : i + height, j : j + width] for i, j in places]
+            if name == "grid":
+                inputs["embedding"] = _cells(family, array, places).to(family.device)
+                continue
+            parts = [array if name == "embedding" else array[i : i + height, j : j + width] for i, j in places]
             inputs[name] = torch.from_numpy(np.stack(parts)).to(family.device)
         with _autocast(family, drawing):
             condition = family.at_size(family.condition(inputs))
@@ -417,6 +418,18 @@ def _window_predictor(family: Diffusion, drawing: Drawing, job: Job, tiles: Plan
             return guided(x.to(family.device), t.to(family.device))
 
     return predict
+
+
+def _cells(family: Diffusion, grid: NDArray[Any], places: Sequence[tuple[int, int]]) -> Tensor:
+    """Return (n, T, D), what windows at these places are told of a grid of embeddings (R, C, D).
+
+    One embedding a window is interpolated between cells (Graikos et al.); several are those of the cells under it.
+    """
+    cell, tokens = cell_of(family), family.network.tokens
+    whole = torch.from_numpy(grid)
+    if tokens == 1:
+        return between_cells(whole, places, cell)[:, None]
+    return cells_under(whole, places, cell, round(tokens**0.5))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

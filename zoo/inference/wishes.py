@@ -34,8 +34,8 @@ class Wish:
     """One thing that pictures are to be like, whatever their seeds.
 
     `stem`: of the names of their files; `shape`: (H, W); `told`: "mask" (H, W) uint8 and "edge" (H, W) uint8, or
-    "embedding" (T, D) float32; `origin`: what provenance says of it; `objects` (H, W): the objects of a mask by number,
-    where they are known.
+    "embedding" (T, D) float32, or of a large picture "grid" (R, C, D), an embedding a cell; `origin`: what
+    provenance says of it; `objects` (H, W): the objects of a mask by number, where they are known.
     """
 
     stem: str
@@ -290,6 +290,12 @@ def _of_embeddings(family: Diffusion, asked: Asked, path: Path) -> Iterator[Wish
         raise DataError(f"{path}: an array of shape {values.shape}. Expected {shape} numbers a picture.")
     if not np.isfinite(values).all():
         raise DataError(f"{path}: the embedding holds nan or infinity. Compute it again.")
+    cell = cell_of(family)
+    if values.ndim == 3 and asked.size == (values.shape[0] * cell, values.shape[1] * cell) and _beyond(family, asked):
+        grid = values.astype(np.float32)
+        about: dict[str, Any] = {"kind": "embedding", "file": str(path), "sha256": _digest(grid)}
+        yield Wish(path.stem, asked.size, {"grid": grid}, about)
+        return
     rows = values.astype(np.float32).reshape(-1, options.tokens, options.width or 1)
     size = asked.size or (family.side, family.side)
     for number, row in enumerate(rows):
@@ -303,12 +309,52 @@ def _of_picture(family: Diffusion, asked: Asked, path: Path, stem: str) -> Itera
     source = of_file(file, family.spec)
     shape = model_shape(source.shape, scale_of(family.spec, source.mpp, asked.mpp, source.name))
     picture = np.asarray(ModelGrid(source, shape, shape[1]).band(0, shape[0]))
+    if _beyond(family, asked):
+        assert asked.size is not None
+        yield _of_large_picture(family, picture, asked.size, path, stem)
+        return
     y, x = (max(0, (n - family.side) // 2) for n in shape)
     picture = np.ascontiguousarray(picture[y : y + family.side, x : x + family.side])
     pixels = family.prepare({"image": torch.from_numpy(picture).permute(2, 0, 1)[None]})["image"]
     embedding = family.embedding_of(pixels.to(family.device))[0].cpu().numpy()
     origin = {"kind": "like", "file": str(path), "sha256": _digest(picture)}
     yield Wish(stem, asked.size or (family.side, family.side), {"embedding": embedding}, origin)
+
+
+def cell_of(family: Diffusion) -> int:
+    """Return the pixels of a cell, of which one embedding tells, along a side."""
+    options = family.options.embedding
+    assert options is not None
+    count: int = round(options.tokens**0.5)
+    return family.side // count
+
+
+def _beyond(family: Diffusion, asked: Asked) -> bool:
+    """Return whether a picture is asked for that a grid of embeddings has to tell of."""
+    return asked.size is not None and max(asked.size) > 2 * family.side
+
+
+def _of_large_picture(family: Diffusion, picture: NDArray[Any], size: tuple[int, int], path: Path, stem: str) -> Wish:
+    """Return the wish for a large picture like the middle of another one, cell by cell."""
+    if size[0] > picture.shape[0] or size[1] > picture.shape[1]:
+        raise DataError(
+            f"{path}: {picture.shape[0]} x {picture.shape[1]} pixels at the model's resolution, and --size asks for "
+            f"{size[0]} x {size[1]}. Expected no more than there is."
+        )
+    side, y, x = family.side, *((have - want) // 2 for have, want in zip(picture.shape, size, strict=False))
+    region = picture[y : y + size[0], x : x + size[1]]
+    below, right = (-n % side for n in size)
+    whole = np.pad(region, ((0, below), (0, right), (0, 0)), mode="symmetric")
+    count = side // cell_of(family)
+    rows = []
+    for i in range(0, len(whole), side):
+        windows = [whole[i : i + side, j : j + side] for j in range(0, whole.shape[1], side)]
+        pixels = torch.from_numpy(np.stack(windows)).permute(0, 3, 1, 2)
+        told = family.embedding_of(family.prepare({"image": pixels})["image"].to(family.device)).cpu()
+        rows.append(told.view(len(windows), count, count, -1).permute(1, 0, 2, 3).flatten(1, 2))
+    grid = torch.cat(rows).numpy()
+    origin = {"kind": "like", "file": str(path), "sha256": _digest(np.ascontiguousarray(region))}
+    return Wish(stem, size, {"grid": grid}, origin)
 
 
 __all__ = ["Asked", "Wish", "from_values", "wishes"]
