@@ -28,7 +28,7 @@ def trained(run: Path, recipe: str, overrides: Sequence[str]) -> Path:
 
 def named(rows: Sequence[Row], paths: Sequence[Path]) -> list[Row]:
     """Return the rows of some files of weights, whose labels the benchmark may have shortened."""
-    wanted = {name for path in paths for name in (str(path), path.name)}
+    wanted = {name for path in paths for name in (str(path), path.name, path.stem)}
     return [row for row in rows if not row.baseline and row.weights in wanted]
 
 

@@ -13,9 +13,9 @@ import torch
 from tester import FamilyTester
 from torch import Tensor
 
-from zoo import paths
+from zoo import cards, paths
 from zoo.errors import DataError
-from zoo.families import build
+from zoo.families import build, score
 from zoo.families.translation import Translation, published
 from zoo.families.translation.model import PictureTarget
 from zoo.families.translation.procedure import Adversarial, Pool
@@ -293,6 +293,18 @@ def test_targets_that_cannot_be_painted() -> None:
     with pytest.raises(DataError, match="Expected those of the image"):
         maker(sample(Picture(np.zeros((3, 9, 8), np.uint8), rgb)))
     assert maker(Sample("one", "set", image)) == {}
+
+
+# --- in the benchmark and on several processes -----------------------------------------------------------------------
+
+
+def test_cells_are_counted_where_the_card_says_that_the_picture_is_an_immunostain() -> None:
+    for name, counted in (("phantom-stains", True), ("phantom-twin", False)):
+        card = cards.dataset_card(name)
+        key = next(k for k, t in card.truths.items() if t.kind == "picture")
+        (task,) = score.tasks(made(truth=key), card)
+        assert ("positive_cell_f1" in task.metrics) == counted, name
+        assert "ssim" in task.metrics
 
 
 # --- large pictures ---------------------------------------------------------------------------------------------------
