@@ -159,13 +159,13 @@ class StarDist(Family):
         image = inputs["image"]
         size = image.shape[2:]
         padded = pad_end(image, self.divisor)
-        trace: Trace = {}
+        trace = Trace(taps)
         maps: Maps = self.heads(self.backbone(padded, trace), trace)
         grid = tuple(slice(0, -(-n // g)) for n, g in zip(size, self.grid, strict=True))
         found = {name: value[(slice(None), slice(None), *grid)] for name, value in maps.items()}
         for tap in taps:
             if tap not in trace:
-                raise UserError(f'stardist: no feature "{tap}". Expected one of {", ".join(trace)}.')
+                raise UserError(f'stardist: no feature "{tap}". Expected one of {", ".join(trace.names)}.')
         return {**found, **{tap: trace[tap] for tap in taps}}
 
     def groups(self) -> list[dict[str, Any]] | None:

@@ -10,14 +10,29 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Trace = dict[str, Tensor]
+
+class Trace(dict[str, Tensor]):
+    """What layers gave, by name, where it is wanted: if all were kept, all those of a volume would stay in memory.
+
+    `names`: every layer that was run.
+    """
+
+    def __init__(self, wanted: Collection[str] = ()) -> None:
+        super().__init__()
+        self.wanted, self.names = frozenset(wanted), list[str]()
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        self.names.append(name)
+        if name in self.wanted:
+            super().__setitem__(name, value)
+
 
 CONVOLUTION: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 BATCH_NORM: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}

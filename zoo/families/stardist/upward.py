@@ -101,7 +101,8 @@ class EncoderBackbone(nn.Module):
     def forward(self, x: Tensor, trace: dict[str, Tensor]) -> Tensor:
         """Return (B, channels, *S / grid)."""
         levels = list(self.pyramid(x))
-        trace.update({f"level{i}": level for i, level in enumerate(levels)})
+        for i, level in enumerate(levels):
+            trace[f"level{i}"] = level
         size = [n // g for n, g in zip(x.shape[2:], self.grid, strict=True)]
         while len(levels) > 2 and all(n > s for n, s in zip(levels[1].shape[2:], size, strict=True)):
             levels.pop(0)
