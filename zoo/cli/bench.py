@@ -5,6 +5,8 @@ marks them. Predictions are kept, so that a benchmark that was broken off goes o
   zoo bench --weights runs/quickstart --datasets phantom-nuclei:test --out out
   zoo bench --weights a b a+b --datasets glas:testB --robustness --out out
   zoo bench --recipe gland-unet-resnet18 seed=1 --folds 5 --out out
+  zoo bench --encoders uni2-h resnet50:imagenet --datasets glas:testB --out out
+  zoo bench --encoders kaiko-vits16 resnet18:none --recipe gland-unet-resnet18 --out out
 """
 
 from __future__ import annotations
@@ -45,8 +47,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="curves: stain blur jpeg brightness magnification (default all)",
     )
     parser.add_argument("--operating", metavar="NAME:SPLIT", help="choose thresholds on this data first")
-    parser.add_argument("--recipe", nargs="+", metavar=("RECIPE", "key=value"), help="with --folds: what is trained")
+    parser.add_argument(
+        "--recipe", nargs="+", metavar=("RECIPE", "key=value"), help="with --folds, --encoders: what is trained"
+    )
     parser.add_argument("--folds", type=int, metavar="N", help="cross-validate a recipe, folds cut by patient or slide")
+    parser.add_argument(
+        "--encoders",
+        nargs="+",
+        metavar="NAME",
+        help="NAME or NAME:WEIGHTS: probe frozen features on --datasets, or train --recipe with each",
+    )
+    parser.add_argument("--probe-split", default="train", metavar="SPLIT", help="what probes learn from (train)")
     add_prediction_arguments(parser)
 
 
@@ -54,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the benchmark, print the table and where the report is."""
     mpp = resolution(args.mpp)
     _check_words(args)
+    if args.encoders and not args.recipe:
+        return _probe(args, mpp)
     said: dict[str, Any] = {
         "metrics": args.metrics,
         "mpp": mpp,
@@ -67,7 +80,12 @@ def run(args: argparse.Namespace) -> int:
         "batch": args.batch,
         **options(args),
     }
-    if args.folds is not None:
+    if args.encoders:
+        from zoo.bench.decoders import bench_decoders
+
+        more = {"datasets": args.datasets or (), "allow_leakage": args.allow_leakage, "limit": args.limit}
+        found = bench_decoders(args.encoders, args.recipe[0], args.recipe[1:], args.out, **more, **said)
+    elif args.folds is not None:
         from zoo.bench.folds import bench_folds
 
         found = bench_folds(args.recipe[0], args.recipe[1:], args.folds, args.out, **said)
@@ -96,8 +114,35 @@ def run(args: argparse.Namespace) -> int:
     return found.status
 
 
+def _probe(args: argparse.Namespace, mpp: Any) -> int:
+    """Probe encoders and print their table."""
+    from zoo.bench import encoders_table
+    from zoo.bench.encoders import bench_encoders
+
+    found = bench_encoders(
+        args.encoders,
+        args.datasets,
+        args.out,
+        train_split=args.probe_split,
+        limit=args.limit,
+        mpp=mpp,
+        device=device(args.device),
+        seed=args.seed,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(encoders_table.terminal(found))
+    print(f"table {found.out / 'table.md'}")
+    return found.status
+
+
 def _check_words(args: argparse.Namespace) -> None:
-    """Raise `UserError` where the two ways of calling are mixed."""
+    """Raise `UserError` where the ways of calling are mixed."""
+    if args.encoders:
+        if args.weights or args.folds is not None:
+            raise UserError("zoo bench: --encoders is a way of its own. Leave out --weights and --folds.")
+        if not args.recipe and not args.datasets:
+            raise UserError("zoo bench: --encoders comes without data. Add --datasets NAME:SPLIT, or --recipe RECIPE.")
+        return
     if (args.folds is None) != (args.recipe is None):
         there, missing = ("--recipe", "--folds N") if args.folds is None else ("--folds", "--recipe RECIPE")
         raise UserError(f"zoo bench: {there} comes without {missing.split()[0]}. Expected both. Add {missing}.")
