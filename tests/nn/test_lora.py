@@ -8,7 +8,7 @@ from torch import nn
 
 from zoo.encoders import build_encoder
 from zoo.errors import UserError
-from zoo.nn.lora import add_low_rank, merge_low_rank
+from zoo.nn.lora import add_low_rank, merge_low_rank, merged
 
 
 def test_an_adapted_layer_begins_as_it_was_and_changes_where_it_may() -> None:
@@ -58,3 +58,21 @@ def test_a_transformer_adapts_queries_and_values() -> None:
     encoder(x).maps[-1].square().mean().backward()
     assert all(p.grad is not None for p in learning.values())
     assert {id(p) for g in encoder.groups(0.9) for p in g["params"]} == {id(p) for p in learning.values()}
+
+
+def test_a_merged_copy_leaves_the_module_as_it_is() -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder("test_vit").eval()
+    assert merged(encoder) is encoder
+    plain = set(encoder.state_dict())
+    encoder.adapt(2)
+    with torch.no_grad():
+        for name, value in encoder.named_parameters():
+            if name.endswith(".up"):
+                value.normal_(std=0.1)
+    x = torch.rand(1, 3, 32, 32)
+    found = merged(encoder)
+    assert set(found.state_dict()) == plain
+    assert set(encoder.state_dict()) != plain
+    with torch.inference_mode():
+        torch.testing.assert_close(found(x).maps, encoder(x).maps)

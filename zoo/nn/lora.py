@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -73,6 +74,15 @@ def add_low_rank(
     layer.requires_grad_(False)
     change = LowRank(layer.weight, rank, float(rank if alpha is None else alpha), blocks, adapted, spread)
     parametrize.register_parametrization(layer, "weight", change)
+
+
+def merged(module: nn.Module) -> nn.Module:
+    """Return the module where it has no adapters, else a copy whose weights hold them."""
+    adapted = any(isinstance(part, LowRank) for part in module.modules())
+    if adapted:
+        module = copy.deepcopy(module)
+        merge_low_rank(module)
+    return module
 
 
 def merge_low_rank(module: nn.Module) -> None:

@@ -11,13 +11,14 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from zoo.errors import UserError
 from zoo.families.base import Family
+from zoo.nn.lora import merged
 
 SCRIPT = Path(__file__).with_name("run_plain.py")
 
@@ -45,7 +46,8 @@ def write(family: Family, out: Path) -> Path:
     example = torch.zeros(2, len(spec.channels), spec.tile, spec.tile)
     batch = torch.export.Dim("batch", min=1, max=64)
     try:
-        program = torch.export.export(_Maps(family.eval()), (example,), dynamic_shapes={"image": {0: batch}})
+        whole = cast("Family", merged(family.eval()))
+        program = torch.export.export(_Maps(whole), (example,), dynamic_shapes={"image": {0: batch}})
     except Exception as error:  # the exporter fails in many ways
         reason = " ".join((str(error).splitlines() or [""])[0].split())[:160]
         raise UserError(f"family {family.name}: torch cannot export it ({reason}). Use --format hub or monai") from None
