@@ -86,10 +86,26 @@ def merged(module: nn.Module) -> nn.Module:
 
 
 def merge_low_rank(module: nn.Module) -> None:
-    """Write every adapter of a module into its weights, in place; the outputs stay as they are."""
-    for layer in module.modules():
-        if parametrize.is_parametrized(layer, "weight") and isinstance(layer, nn.Linear):
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+    """Write every adapter of a module into its weights, in place; the outputs stay as they are.
+
+    Adapted layers inside the module are replaced by plain ones: torch keeps what makes `weight` of an adapted layer on
+    a class that copies of a network share, so that taking it away from one would break the others.
+    """
+    for parent in list(module.modules()):
+        for name, layer in list(parent.named_children()):
+            if parametrize.is_parametrized(layer, "weight") and isinstance(layer, nn.Linear):
+                setattr(parent, name, _plain(layer))
+    if parametrize.is_parametrized(module, "weight") and isinstance(module, nn.Linear):
+        parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+
+
+def _plain(layer: nn.Linear) -> nn.Linear:
+    """Return a linear layer with a copy of another's weight as it is now."""
+    made = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+    made.weight = nn.Parameter(layer.weight.detach().clone())
+    if layer.bias is not None:
+        made.bias = nn.Parameter(layer.bias.detach().clone())
+    return made.train(layer.training)
 
 
 @contextmanager
