@@ -6,7 +6,7 @@ marks them. Predictions are kept, so that a benchmark that was broken off goes o
   zoo bench --weights a b a+b --datasets glas:testB --robustness --out out
   zoo bench --recipe gland-unet-resnet18 seed=1 --folds 5 --out out
   zoo bench --encoders uni2-h resnet50:imagenet --datasets glas:testB --out out
-  zoo bench --encoders kaiko-vits16 resnet18:none --recipe gland-unet-resnet18 --out out
+  zoo bench --encoders uni resnet18:none --recipe gland-unet-resnet18 --out out
 """
 
 from __future__ import annotations
