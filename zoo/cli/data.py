@@ -5,7 +5,7 @@ zoo data check glas                 is the copy whole, and does anything leak
 zoo data init FOLDER --um 0.5       write FOLDER/zoo-dataset.yaml
 zoo data sample phantom-smear difficulty=hard --count 16 --sheet --out DIR
 zoo data align phantom-stains       how far its pairs lie off
-zoo data gate orion-crc --out DIR   which nuclei are positive, by the fluorescence
+zoo data gate orion-crc --out DIR   which nuclei are positive
 """
 
 from __future__ import annotations
