@@ -82,6 +82,15 @@ def test_shipped_cards_are_right(name: str) -> None:
     assert check_file(name) == []
 
 
+def test_a_foundation_encoder_says_its_weights(good: Path) -> None:
+    (problem,) = check(good, ["model.encoder=uni"])
+    assert problem.where == "model.encoder"
+    assert "no weights are said. Expected published" in problem.what
+    assert check(good, ["model.encoder=uni", "model.encoder_weights=none"]) == []
+    (problem,) = check(good, ["model.encoder=uni", "model.encoder_weights=imagenet"])
+    assert "Write published (uni.mahmoodlab)" in problem.what
+
+
 def test_overrides_are_checked_too(good: Path) -> None:
     (problem,) = check(good, ["train.optimizer.arguments.lr=fast"])
     assert str(problem).startswith("command line (train.optimizer.arguments.lr): train.optimizer.arguments.lr: 'fast'")

@@ -124,6 +124,10 @@ def check_encoders(notes: Notes, options: BaseModel, key: Key) -> int | None:
         smaller = component.arguments.get("output_stride")
         strides.append(min(info.strides[-1], smaller) if isinstance(smaller, int) else info.strides[-1])
         weights = component.arguments.get("weights", getattr(options, f"{name}_weights", "none"))
+        if info.card and "weights" not in component.arguments and f"{name}_weights" not in options.model_fields_set:
+            what = f"encoder {info.name}: no weights are said. Expected published, a file, or none for random ones. "
+            notes.add((*key, name), what + f"To have them: zoo weights pull {info.card}")
+            continue
         _check_encoder_weights(notes, info, str(weights), (*key, f"{name}_weights"))
     return max(strides) if strides else None
 
