@@ -19,7 +19,7 @@ from torch import Tensor
 from zoo import paths
 from zoo.cards import dataset_card
 from zoo.errors import DataError, Problems, UserError
-from zoo.families import build
+from zoo.families import build, score
 from zoo.families.miphei import Miphei, published
 from zoo.families.miphei.heads import Heads
 from zoo.families.miphei.options import MipheiOptions
@@ -397,3 +397,18 @@ def test_heads_side_by_side_are_heads_one_by_one(gated: bool) -> None:
         torch.testing.assert_close(one, other)
     together.eval()
     torch.testing.assert_close(together(x), torch.cat([head(x) for head in apart.eval()], 1))
+
+
+def test_what_a_dataset_without_the_markers_is_told() -> None:
+    """No common channel is said once, before any image; cells are judged by the markers that both sides have."""
+    family = made(markers=["Hoechst", "CD3e", "Pan-CK"])
+    card = dataset_card("phantom-mif")
+    picture, cells = score.tasks(family, card)
+    assert (picture.kind, picture.truth) == ("picture", "mif")
+    assert (cells.kind, cells.truth, cells.positive) == ("cells", "cells", 0.15)
+    assert [m for m in cells.metrics if "@" in m] == ["cell_f1@CD3e", "cell_f1@Pan-CK"]
+    assert "pearson@CD3e" in picture.metrics
+    assert [t.kind for t in score.tasks(family, card, ["cell_f1"])] == ["cells"]
+    other = made(markers=["CD99"])
+    with pytest.raises(UserError, match=r"none of the channels CD99 \(it has Hoechst, CD31"):
+        score.tasks(other, card)

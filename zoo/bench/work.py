@@ -178,10 +178,10 @@ class _Pair:
                 if (self.number, entry.id) in self.unit.skip:
                     raise DataError("the process that predicted it was ended by the system, as where memory runs out")
                 sample = self.dataset[position]
-                self._image(clean, sample, entry.unit, Level())
+                self._image(clean, sample, entry.unit, Level(), say)
                 for level, changed in self._disturbed(sample):
                     judged = found.setdefault(level, [Judged(self.number, task, level) for task in wanted])
-                    self._image(judged, changed, entry.unit, level)
+                    self._image(judged, changed, entry.unit, level, say)
             except UserError:
                 raise  # it would be the same for every image
             except Exception as error:
@@ -202,14 +202,18 @@ class _Pair:
                 if value != perturbation.clean:
                     yield Level(name, value), perturbation(sample, value)
 
-    def _image(self, judged: Sequence[Judged], sample: Sample, group: str, level: Level) -> None:
+    def _image(self, judged: Sequence[Judged], sample: Sample, group: str, level: Level, say: Say) -> None:
         kept = self._predict(sample, with_probability(task.task for task in judged))
         for each in judged:
             truth = sample.truth.get(each.task.truth)
             if truth is None or each.task.output not in kept.predictions:
                 continue
             prediction = kept.predictions[each.task.output]
-            found = score.judge(each.task, prediction, truth)
+            try:
+                found = score.judge(each.task, prediction, truth)
+            except DataError as error:  # another truth of the image may still be judged
+                self.outcome.fail(failure(self.label, self.dataset.name, sample.id, error), say)
+                continue
             drawn: dict[str, str] = {}
             if self.settings.pictures and not level.name and each.task.kind != "cells":
                 drawn = pictures.draw(self.unit.out, self.label, each.task, sample, truth, prediction)

@@ -164,6 +164,16 @@ def _task(family: Family, card: DatasetCard, name: str, output: Output, wanted: 
     if key is None or (metrics := chosen_metrics(output.kind, wanted, classes)) == ():
         return None
     truth = card.truths[key]
+    if (
+        output.kind == "picture"
+        and output.channels
+        and truth.channels
+        and not set(output.channels) & set(truth.channels)
+    ):
+        raise UserError(
+            f"the dataset has none of the channels {', '.join(output.channels)} (it has {', '.join(truth.channels)}). "
+            "Expected at least one of the model's. Choose a dataset that has them."
+        )
     if wanted is None and output.kind == "picture" and truth.channels != ("red", "green", "blue"):
         metrics += tuple(f"pearson@{c}" for c in truth.channels if c in output.channels and len(truth.channels) > 1)
     if wanted is None and output.kind == "picture" and {"haematoxylin", "dab"} <= set(truth.stains):
