@@ -412,3 +412,62 @@ def test_what_a_dataset_without_the_markers_is_told() -> None:
     other = made(markers=["CD99"])
     with pytest.raises(UserError, match=r"none of the channels CD99 \(it has Hoechst, CD31"):
         score.tasks(other, card)
+
+
+def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    """Train, predict, bench: statistics are written down, cells are called, markers come out with their names."""
+    import json
+
+    import tifffile
+    from PIL import Image
+
+    from zoo.cli.main import main
+    from zoo.data import open_dataset
+
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    arguments = {"size": 64, "um": 0.5, "channels": ["Hoechst", "CD45", "Pan-CK"], "difficulty": "easy"}
+    model = {**Miphei.tiny(), "markers": ["Hoechst", "CD45", "Pan-CK"], "truth": None}
+    loading = {"batch": 2, "workers": 0}
+    data = {
+        "train": {
+            "datasets": [{"name": "phantom-mif", "arguments": {**arguments, "train": 4}}],
+            "size": [64, 64],
+            **loading,
+        },
+        "validate": {
+            "datasets": [{"name": "phantom-mif", "split": "val", "arguments": {**arguments, "val": 8}}],
+            **loading,
+        },
+    }
+    train = {"epochs": 1, "monitor": "cell_auc", "pictures_every": 0, "threads": 1}
+    recipe = {"zoo": 1, "name": "mif-tiny", "summary": "For a test.", "family": "miphei"}
+    path = tmp_path / "mif-tiny.yaml"
+    path.write_text(json.dumps({**recipe, "model": model, "data": data, "train": train}))
+    run = tmp_path / "run"
+    assert main(["train", str(path), f"output={run}"]) == 0
+    resolved = (run / "recipe.yaml").read_text()
+    assert "statistics" in resolved
+    assert "positive_from: 0.15" in resolved
+    family = cast(Miphei, build.load(run / "last.safetensors"))
+    assert family.options.calling is not None
+    assert family.options.calling.markers == ("CD45", "Pan-CK")
+    sample = open_dataset("phantom-mif", split="test", arguments={**arguments, "test": 2})[0]
+    Image.fromarray(np.moveaxis(sample.image, 0, -1)).save(tmp_path / "he.png")
+    assert main(["predict", str(run), str(tmp_path / "he.png"), "--out", str(tmp_path / "p"), "--mpp", "0.5"]) == 0
+    with tifffile.TiffFile(tmp_path / "p" / "he.picture.ome.tif") as file:
+        assert file.series[0].shape == (3, 64, 64)
+        assert 'Name="Pan-CK"' in str(file.ome_metadata)
+    assert (tmp_path / "p" / "he.composite.png").is_file()
+    words = ["--weights", str(run), "--datasets", "phantom-mif:test+test=2+size=64+difficulty=easy"]
+    assert main(["bench", *words, "--out", str(tmp_path / "b")]) == 0
+    capsys.readouterr()
+    rows = json.loads((tmp_path / "b" / "results.json").read_text())["rows"]
+    named = {(r["weights"], r["truth"]): r for r in rows}
+    cells = next(
+        r
+        for (w, truth), r in named.items()
+        if truth == "cells" and r["output"] == "markers" and w not in ("darkness", "random calls")
+    )
+    assert {"cell_f1", "cell_f1@CD45", "cell_auc", "cell_pearson"} <= set(cells["metrics"])
+    assert ("random calls", "cells") in named
+    assert ("darkness", "mif") in named

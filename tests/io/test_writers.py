@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from zoo import registry
 from zoo.io import overlay, spool, writers
-from zoo.io.colours import colours_of, composite, from_hex, marker_colours
+from zoo.io.colours import brightened, colours_of, composite, from_hex, marker_colours
 from zoo.io.overlay import Entry, Outlines, Rectangles
 from zoo.io.spool import Spool
 from zoo.io.writers import Sparse, Target
@@ -181,7 +181,7 @@ def test_a_picture_of_markers_is_an_ome_tiff_that_others_read(tmp_path: Path) ->
     colours = [c.color.as_rgb_tuple()[:3] for c in pixels.channels]
     assert colours == [from_hex(c) for c in marker_colours(names)]
     shown = np.asarray(Image.open(tmp_path / "a.composite.png"))
-    expected = composite(planes, colours)
+    expected = composite(brightened(planes), colours)
     factor = shown.shape[1] // 40
     np.testing.assert_array_equal(shown[: 300 * factor : factor, ::factor][:300, :40], expected)
     assert len(shown) > 300 * factor  # the legend
@@ -193,3 +193,11 @@ def test_the_brightest_channel_is_what_is_seen() -> None:
     assert found.tolist() == [[[255, 0, 0], [0, 255, 255], [100, 200, 200]]]
     other, pan = marker_colours(["Pan-CK", "unheard of"]), marker_colours(["PAN-ck"])
     assert other[0] == pan[0] != other[1]
+
+
+def test_channels_are_brightened_alike() -> None:
+    planes = np.zeros((2, 100, 100), np.uint8)
+    planes[0, :10], planes[1, :1] = 50, 25
+    found = brightened(planes)
+    assert (found[0, 0, 0], found[1, 0, 0]) == (255, 127)
+    assert np.array_equal(brightened(np.zeros((1, 4, 4), np.uint8)), np.zeros((1, 4, 4), np.uint8))

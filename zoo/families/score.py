@@ -437,7 +437,10 @@ def pictures(prediction: PicturePrediction, truth: Picture) -> picture.Pair:
 
 def cells_of(task: Task, prediction: PicturePrediction, truth: Instances) -> Cells:
     """Return what a picture says of each nucleus, and what is true of it."""
-    picture, values = (prediction.data, prediction.channels), (truth.values or {}, task.truth_classes)
+    picture, values = (
+        (prediction.data, prediction.channels),
+        (truth.values or {}, truth.value_names or task.truth_classes),
+    )
     return cells(*picture, truth.map, *values, positive=task.positive, calling=prediction.calling)
 
 

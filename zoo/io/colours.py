@@ -36,6 +36,14 @@ def colours_of(classes: Sequence[str], named: Mapping[str, str] | None = None) -
     return found
 
 
+def brightened(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return channels (C, H, W) uint8 times one factor, so that one pixel in a thousand is full or brighter."""
+    top = float(np.percentile(planes, 99.9)) if planes.size else 0.0
+    if not 0 < top < 255:
+        return planes
+    return np.minimum(planes.astype(np.float32) * (255 / top), 255).astype(np.uint8)
+
+
 def composite(planes: NDArray[np.uint8], colours: Sequence[Rgb]) -> NDArray[np.uint8]:
     """Return (H, W, 3) uint8 of channels (C, H, W) uint8 on black, each in its colour; the brightest wins."""
     picture = np.zeros((*planes.shape[1:], 3), np.uint8)
@@ -57,7 +65,7 @@ def from_hex(text: str) -> Rgb:
 
 MARKERS: Mapping[str, str] = {
     "hoechst": "#3366ff", "dapi": "#3366ff", "dna": "#3366ff",
-    "pan-ck": "#00d25b", "e-cadherin": "#b4e600", "sma": "#ff7f0e", "cd31": "#ff2d95", "ki67": "#ffffff",
+    "pan-ck": "#00d25b", "e-cadherin": "#b4e600", "sma": "#ff7f0e", "cd31": "#ff2d95", "ki67": "#bdbdbd",
     "cd45": "#00e5ff", "cd3": "#ff3b30", "cd3e": "#ff3b30", "cd4": "#ffd400", "cd8": "#ff00ff", "cd8a": "#ff00ff",
     "foxp3": "#9d6bff", "cd20": "#00b3ff", "cd45ro": "#7fffd4", "cd68": "#ffa07a", "cd163": "#c08040",
     "pd-l1": "#ff6f91", "pd-1": "#f5b041",

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.io import overlay
-from zoo.io.colours import colours_of, composite, from_hex, marker_colours
+from zoo.io.colours import brightened, colours_of, composite, from_hex, marker_colours
 from zoo.io.geojson import Feature, measured, polygons_of, rectangle
 from zoo.io.measure import Measures
 from zoo.io.overlay import Entry, Layer, Outlines, Rectangles
@@ -401,7 +401,7 @@ def _named(values: Mapping[str, tuple[str, ...]], said: list[int]) -> dict[str, 
 
 class PictureWriter(Writer):
     """`picture.png` for RGB, else `picture.ome.tif` with the channels' names and colours; of 8 bits also
-    `composite.png`, all channels on black."""
+    `composite.png`, all channels on black, brightened alike."""
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
@@ -439,7 +439,7 @@ class PictureWriter(Writer):
             return
         names = self._last.channels
         colours = [from_hex(c) for c in self._colours(names)]
-        picture = composite(self._shown.map, colours)
+        picture = composite(brightened(self._shown.map), colours)
         legend = [Entry(colour, name) for name, colour in zip(names, colours, strict=True)]
         Image.fromarray(overlay.draw(picture, [], legend)).save(self.target.path("composite.png"), compress_level=4)
 

@@ -184,8 +184,8 @@ class Run:
             if options is not None:
                 build.with_options(path, options)
                 before, after = family.options.model_dump(), options.model_dump()
-                changed = {k: v for k, v in after.items() if v != before[k]}
-                self.progress.line(f"{path.name}: measured on {len(samples)} validation images: {changed}")
+                changed = [_told(k, v) for k, v in after.items() if v != before[k]]
+                self.progress.line(f"{path.name}: measured on {len(samples)} validation images: {', '.join(changed)}")
 
     def _epoch(self, work: StageWork) -> None:
         clock = self.clock
@@ -460,3 +460,9 @@ def laid_out(batch: Batch, chosen: Any) -> Batch:
                 if value.ndim == axes:
                     part.inputs[name] = value.contiguous(memory_format=chosen)
     return batch
+
+
+def _told(option: str, value: Any) -> str:
+    """Return an option and its value, or its name alone where the value would fill a page."""
+    said = f"{option} {value}"
+    return said if len(said) <= 80 else option
