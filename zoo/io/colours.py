@@ -41,7 +41,7 @@ def brightened(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     top = float(np.percentile(planes, 99.9)) if planes.size else 0.0
     if not 0 < top < 255:
         return planes
-    return np.minimum(planes.astype(np.float32) * (255 / top), 255).astype(np.uint8)
+    return np.asarray(np.minimum(planes.astype(np.float32) * (255 / top), 255), np.uint8)
 
 
 def composite(planes: NDArray[np.uint8], colours: Sequence[Rgb]) -> NDArray[np.uint8]:
