@@ -6,6 +6,8 @@ from typing import Literal
 
 from torch import nn
 
+from zoo.nn.norms import InstanceNorm2d
+
 Norm = Literal["batch", "group", "instance", "none"]
 
 
@@ -16,7 +18,7 @@ def norm_layer(norm: Norm, channels: int) -> nn.Module:
     if norm == "group":
         size = max(s for s in range(1, 17) if channels % s == 0)
         return nn.GroupNorm(channels // size, channels)
-    return nn.InstanceNorm2d(channels, affine=True) if norm == "instance" else nn.Identity()
+    return InstanceNorm2d(channels, affine=True) if norm == "instance" else nn.Identity()
 
 
 class ConvNormAct(nn.Sequential):

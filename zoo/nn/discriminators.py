@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from zoo.nn.antialias import BlurDownsample
+from zoo.nn.norms import InstanceNorm2d
 
 SPECTRAL = {
     "weight_orig": "parametrizations.weight.original",
@@ -24,7 +25,7 @@ def plain_norm(norm: PlainNorm, channels: int) -> nn.Module:
     """Return batch norm, or instance norm without parameters and statistics, or nothing."""
     if norm == "batch":
         return nn.BatchNorm2d(channels)
-    return nn.InstanceNorm2d(channels) if norm == "instance" else nn.Identity()
+    return InstanceNorm2d(channels) if norm == "instance" else nn.Identity()
 
 
 def conv(inputs: int, outputs: int, kernel: int, *, spectral: bool = False, **more: object) -> nn.Module:

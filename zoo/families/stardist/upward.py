@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from zoo.encoders import Pyramid, build_encoder
 from zoo.encoders.listing import info
+from zoo.nn.norms import InstanceNorm2d, InstanceNorm3d
 
 MONAI = ("resnet10", "resnet18", "resnet34", "resnet50")
 """Networks of MONAI that serve as 3-D encoders."""
@@ -27,8 +28,7 @@ def norm_of(norm: str, channels: int, dims: int) -> nn.Module:
     if norm == "group":
         return nn.GroupNorm(channels // max(s for s in range(1, 17) if channels % s == 0), channels)
     if norm == "instance":
-        made = nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d
-        return made(channels, affine=True)
+        return InstanceNorm2d(channels, affine=True) if dims == 2 else InstanceNorm3d(channels, affine=True)
     return nn.Identity()
 
 

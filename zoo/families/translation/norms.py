@@ -8,8 +8,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from zoo.nn.norms import InstanceNorm2d
 
-class Instance(nn.InstanceNorm2d):
+
+class Instance(InstanceNorm2d):
     """Instance norm without parameters. While a `survey` measures, statistics are pooled over the batch, as if its
     tiles were one picture; afterwards, and until it ends, every picture is normalised with them."""
 
