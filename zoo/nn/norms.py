@@ -18,7 +18,7 @@ def settled(normed: Tensor) -> Tensor:
     raised, and what lies below learns noise.
     """
     if normed.requires_grad and len(normed) == 1 and not torch.compiler.is_compiling():
-        normed.register_hook(_in_rows)
+        normed.register_hook(_in_rows)  # type: ignore[no-untyped-call]
     return normed
 
 
