@@ -161,26 +161,48 @@ def _nuclei(read: Read, shape: tuple[int, int], tile: int, rule: Rule) -> Iterat
     starts = {region.first for region in found}
     nested: set[int] = set()
     made: list[tuple[int, Window, Mask]] = []
-    for region in sorted(found, key=lambda r: -(r.box[2] - r.box[0]) * (r.box[3] - r.box[1])):  # what encloses, first
-        if region.first in nested:
+    for group in _groups(found, tile):
+        chosen = [region for region in group if region.first not in nested]
+        if not chosen:
             continue
-        y0, x0, y1, x1 = region.box
-        top, left = max(0, y0 - 1), max(0, x0 - 1)
-        window = (slice(top, min(shape[0], y1 + 1)), slice(left, min(shape[1], x1 + 1)))
-        inner, contour = read(window)
-        around = Region(region.first, (top, left, window[0].stop, window[1].stop), region.size)
-        piece = _piece(objects.support(inner, contour, rule), around, shape[1], corners=True)
-        whole = objects.filled(piece)
-        rows, columns = np.nonzero(whole & ~piece)
+        boxes = np.array([region.box for region in chosen])
+        top, left = np.maximum(boxes[:, :2].min(0) - 1, 0).tolist()
+        bottom, right = np.minimum(boxes[:, 2:].max(0) + 1, shape).tolist()
+        inner, contour = read((slice(top, bottom), slice(left, right)))
+        labels, count = ndimage.label(objects.support(inner, contour, rule), ndimage.generate_binary_structure(2, 2))
+        rows, columns = np.divmod([region.first for region in chosen], shape[1])
+        wanted = np.zeros(count + 1, bool)
+        wanted[labels[rows - top, columns - left]] = True
+        pieces = wanted[labels]
+        whole = objects.filled(pieces)
+        rows, columns = np.nonzero(whole & ~pieces)
         nested |= starts & set(((rows + top) * shape[1] + columns + left).tolist())
-        labels, markers = objects.watershed(np.where(whole, inner, 0), np.where(whole, contour, 0), rule)
+        parted, markers = objects.watershed(np.where(whole, inner, 0), np.where(whole, contour, 0), rule)
         made += [
             ((y + top) * shape[1] + x + left, (_shifted(box[0], top), _shifted(box[1], left)), mask)
-            for y, x, box, mask in _marked(labels, markers)
+            for y, x, box, mask in _marked(parted, markers)
         ]
     for number, (_, window, mask) in enumerate(sorted(made, key=lambda item: item[0]), start=1):
         if mask.any():
             yield Object(number, window, mask)
+
+
+def _groups(found: list[Region], tile: int) -> Iterator[list[Region]]:
+    """Yield pieces to be decoded together, whatever encloses others before what it encloses.
+
+    First large ones, each alone, the largest box before the others; then small ones by the tile that their boxes begin
+    in, row by row. No hole lies between pieces that do not touch, so that those of a tile do not disturb each other.
+    """
+    large = [r for r in found if max(r.box[2] - r.box[0], r.box[3] - r.box[1]) > tile // 4]
+    for region in sorted(large, key=lambda r: -(r.box[2] - r.box[0]) * (r.box[3] - r.box[1])):
+        yield [region]
+    alone = {region.first for region in large}
+    tiles: dict[tuple[int, int], list[Region]] = {}
+    for region in found:
+        if region.first not in alone:
+            tiles.setdefault((region.box[0] // tile, region.box[1] // tile), []).append(region)
+    for place in sorted(tiles):
+        yield tiles[place]
 
 
 def _shifted(span: slice, by: int) -> slice:
