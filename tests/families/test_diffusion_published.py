@@ -512,6 +512,22 @@ def test_a_target_is_drawn_for_the_picture_that_is_given() -> None:
         procedure.players(small())
 
 
+def test_the_encoder_sees_cells_at_its_own_size() -> None:
+    from torchvision.transforms.functional import resize
+
+    from zoo.families.diffusion.conditions import embed, embedder
+    from zoo.schema import Component
+
+    encoder = embedder(Component(name="test_resnet"), "none")
+    pictures = torch.rand(1, 3, 64, 64)
+    found = embed(encoder, pictures, 4, 24)
+    for token, (i, j) in enumerate(((0, 0), (0, 32), (32, 0), (32, 32))):
+        cell = resize(pictures[:, :, i : i + 32, j : j + 32], [24, 24], antialias=True)
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (encoder.mean, encoder.std))
+        expected = encoder.embedding(encoder((cell - mean) / std))
+        torch.testing.assert_close(found[:, token], expected, rtol=1e-4, atol=1e-5)
+
+
 def published_carry(family: Diffusion, embedding: Tensor) -> Tensor:
     """Return Euler's steps of the flow, one embedding after another."""
     found = []

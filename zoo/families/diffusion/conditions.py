@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -211,11 +212,11 @@ def embedder(component: Component, weights: str) -> Encoder:
 
 
 @torch.no_grad()
-def embed(encoder: Encoder, pictures: Tensor, tokens: int = 1) -> Tensor:
+def embed(encoder: Encoder, pictures: Tensor, tokens: int = 1, seen: int | None = None) -> Tensor:
     """Return (B, tokens, D) float32 features of pictures (B, 3, H, W) in [0, 1].
 
-    Of several tokens, each is of one cell of a square grid, row by row, seen alone. A feature is a transformer's class
-    token, or the spatial mean of the coarsest map.
+    Of several tokens, each is of one cell of a square grid, row by row, seen alone; `seen`: resized to that side. A
+    feature is a transformer's class token, or the spatial mean of the coarsest map.
     """
     side = round(tokens**0.5)
     height, width = (max(1, size // side) for size in pictures.shape[2:])
@@ -227,6 +228,8 @@ def embed(encoder: Encoder, pictures: Tensor, tokens: int = 1) -> Tensor:
     for row in range(side):
         for column in range(side):
             cell = pictures[:, :, row * height : (row + 1) * height, column * width : (column + 1) * width]
+            if seen is not None and tuple(cell.shape[2:]) != (seen, seen):
+                cell = F.interpolate(cell.float(), (seen, seen), mode="bilinear", antialias=True).clamp(0, 1)
             with torch.autocast(pictures.device.type, enabled=False):
                 features = encoder((cell.float() - mean) / std)
             prefix = features.prefix[-1] if features.prefix else None

@@ -204,13 +204,17 @@ class Diffusion(Family):
         if not self._encoder:
             self._encoder = [conditions.embedder(options.condition_encoder, options.condition_encoder_weights)]
         encoder = self._encoder[0] = self._encoder[0].to(pictures.device)
-        tokens = options.embedding.tokens
+        tokens, seen = options.embedding.tokens, options.embedding.seen
+
+        def compute(one: Tensor) -> Tensor:
+            return conditions.embed(encoder, (one + 1) / 2, tokens, seen)
+
         kept = kept or Kept("none")
         if kept.where == "none":
-            return conditions.embed(encoder, (pictures + 1) / 2, tokens)
+            return compute(pictures)
         if "embedding" not in self._names:
-            self._names["embedding"] = identity(encoder, options.condition_encoder.name, str(tokens))
-        return kept.of(self._names["embedding"], pictures, lambda one: conditions.embed(encoder, (one + 1) / 2, tokens))
+            self._names["embedding"] = identity(encoder, options.condition_encoder.name, f"{tokens} {seen}")
+        return kept.of(self._names["embedding"], pictures, compute)
 
     # training
 

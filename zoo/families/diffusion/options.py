@@ -55,6 +55,8 @@ class EmbeddingOptions(Schema):
     """Numbers of a vector; none = as the encoder gives."""
     tokens: PositiveInt = 1
     """Vectors a picture: a square number, one a cell of a square grid, row by row."""
+    seen: PositiveInt | None = None
+    """Side in pixels at which the encoder sees a cell; none = as large as the cell is."""
 
     @model_validator(mode="after")
     def _square(self) -> EmbeddingOptions:

@@ -43,9 +43,9 @@ def _pixcell_options(network: str, arguments: Mapping[str, Any], **more: Any) ->
         "first_stage": {"name": "kl"},
         "first_stage_weights": SD3_VAE,
         "noise": PIXCELL_NOISE,
-        "embedding": {"width": width, "tokens": tokens},
+        "embedding": {"width": width, "tokens": tokens, "seen": 224},
         "condition_encoder": {"name": "uni2-h"} if width == 1536 else None,
-        "condition_encoder_weights": "uni2-h.mahmoodlab",
+        "condition_encoder_weights": "published",
         "dropout": 0.1,
         # the best of the published table for each size (FID over guidance)
         "sampling": {"sampler": "dpm++", "steps": 20, "guidance": 1.2 if tokens == 16 else 2.0},
