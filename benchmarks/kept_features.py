@@ -21,7 +21,7 @@ from zoo.training.run import train
 
 def epochs(args: argparse.Namespace, keep: float) -> list[float]:
     """Return the processor seconds of each epoch of a training."""
-    arguments = f"{{neck: unetr, neck_width: 64, tune: frozen, keep: {keep}}}"
+    arguments = f"{{neck: dpt, neck_width: 32, tune: frozen, keep: {keep}}}"
     took: list[float] = []
     real = loop.Run._epoch
 
