@@ -429,6 +429,24 @@ def test_a_mask_is_told_as_the_latent_of_its_picture() -> None:
     assert family.sample(family.condition({"mask": classes}), (16, 16), [0], guidance=2.0).shape == (1, 3, 16, 16)
 
 
+def test_masks_are_drawn_in_the_style_of_an_embedding(tmp_path: Path) -> None:
+    from zoo.inference.wishes import Asked, wishes
+
+    network = {"name": "pixcell-control", "arguments": {"size": 8, "layers": 2, "heads": 2, "head_width": 8}}
+    family = small(network=network, mask={"classes": ["background", "cell"], "boundary": 0, "told": "latent"})
+    np.save(tmp_path / "e.npy", np.ones((1, 6), np.float32))
+    np.save(tmp_path / "two.npy", np.ones((2, 6), np.float32))
+    from PIL import Image
+
+    Image.fromarray(np.eye(16, dtype=np.uint8)).save(tmp_path / "m.png")
+    mask = [str(tmp_path / "m.png")]
+    (wish,) = wishes(family, Asked(mask, [str(tmp_path / "e.npy")]), tmp_path / "out", [])
+    assert set(wish.told) == {"mask", "embedding"}
+    assert (wish.stem, wish.origin["kind"], wish.origin["style"]["kind"]) == ("m", "mask", "embedding")
+    with pytest.raises(UserError, match="2 things to be like"):
+        wishes(family, Asked(mask, [str(tmp_path / "two.npy")]), tmp_path / "out", [])
+
+
 def test_another_number_of_channels_is_told() -> None:
     network = {"name": "pixcell", "arguments": {"size": 8, "layers": 1, "channels": 16}}
     with pytest.raises(UserError, match="what is denoised has 4"):

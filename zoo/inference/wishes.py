@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,8 @@ def wishes(family: Diffusion, asked: Asked, out: Path, failures: list[dict[str, 
     Raises `UserError` where the model is not told what is asked, or where nothing of it can be used.
     """
     _check_ways(family, asked)
+    if asked.masks and (asked.embeddings or asked.like):
+        return _masks_in_a_style(family, asked, out, failures)
     jobs: list[tuple[str, Callable[[], Iterator[Wish]]]] = []
     for name in asked.masks:
         jobs += _mask_jobs(family, asked, name, out)
@@ -90,10 +92,22 @@ def wishes(family: Diffusion, asked: Asked, out: Path, failures: list[dict[str, 
     return _distinct(found)
 
 
+def _masks_in_a_style(family: Diffusion, asked: Asked, out: Path, failures: list[dict[str, str]]) -> list[Wish]:
+    """Return the wishes for masks, all of them like one embedding or picture. Raises `UserError` for several."""
+    own = (family.side, family.side)
+    styles = wishes(family, replace(asked, masks=(), size=own), out, failures)
+    if len(styles) != 1:
+        raise UserError(f"--mask with {len(styles)} things to be like. Expected one, for all masks: draw them in turn.")
+    found = wishes(family, replace(asked, embeddings=(), like=()), out, failures)
+    told, origin = styles[0].told, styles[0].origin
+    return [replace(wish, told={**wish.told, **told}, origin={**wish.origin, "style": origin}) for wish in found]
+
+
 def _check_ways(family: Diffusion, asked: Asked) -> None:
     ways = {"--mask": asked.masks, "--embedding": asked.embeddings, "--like": asked.like}
     named = [way for way, values in ways.items() if values]
-    if len(named) > 1:
+    both = {"mask", "embedding"} <= set(family.takes)
+    if len(named) > 1 and not (both and len(named) == 2 and "--mask" in named):
         raise UserError(f"{' and '.join(named)}: one of them at a time. Leave out the others.")
     takes = {"--mask": "mask" in family.takes, "--embedding": "embedding" in family.takes}
     takes["--like"] = takes["--embedding"] and family.options.condition_encoder is not None
