@@ -433,8 +433,8 @@ def test_two_defaults_and_a_name_that_is_not_the_files(write_card: Write) -> Non
         ({"kind": "folder", "file": "../../etc/passwd"}, {}, "leads outside its folder"),
         ({"kind": "folder", "file": "/etc/passwd"}, {}, "leads outside its folder"),
         ({"kind": "http", "url": "https://x/y", "sha256": "abc"}, {}, "sha256"),
-        ({"kind": "folder", "file": "a"}, {"family": None}, "expected one of family and encoder"),
-        ({"kind": "folder", "file": "a"}, {"encoder": "resnet18"}, "expected one of family and encoder"),
+        ({"kind": "folder", "file": "a"}, {"family": None}, "expected one of family, encoder and part"),
+        ({"kind": "folder", "file": "a"}, {"encoder": "resnet18"}, "expected one of family, encoder and part"),
     ],
 )
 def test_bad_cards(write_card: Write, source: dict[str, Any], more: dict[str, Any], words: str) -> None:

@@ -169,12 +169,12 @@ class StarDist(Family):
         return {**found, **{tap: trace[tap] for tap in taps}}
 
     def groups(self) -> list[dict[str, Any]] | None:
-        """Return the layer of distances apart where it learns at another rate."""
+        """Return the layer of distances apart where it learns at another rate, and the encoder's own groups."""
+        found = super().groups()
         if self.options.distance_rate == 1:
-            return None
-        fast = list(self.heads.layers["dist"].parameters())
-        rest = [p for p in self.parameters() if all(p is not other for other in fast)]
-        return [{"params": rest}, {"params": fast, "lr_scale": self.options.distance_rate}]
+            return found
+        distances = self.heads.layers["dist"].parameters()
+        return [*(found or []), {"params": list(distances), "lr_scale": self.options.distance_rate}]
 
     def loss(self, maps: Maps, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Return the losses of probability, distances and classes, each times its weight, over annotated samples."""
