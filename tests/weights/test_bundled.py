@@ -68,5 +68,5 @@ def test_bundled_weights_find_dark_nuclei(name: str) -> None:
     truth = (rows % 32 - 16) ** 2 + (columns % 32 - 16) ** 2 < 64
     image[truth] = (90, 50, 130)
     predicted = zoo.load(name.split(".")[0]).predict(image)
-    found = (predicted["semantic"].map if isinstance(predicted, dict) else predicted.labels) > 0
+    found = (predicted["semantic"].map if isinstance(predicted, dict) else predicted.map) > 0
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.7
