@@ -22,6 +22,7 @@ from zoo.families.diffusion.family import Diffusion
 from zoo.families.diffusion.schedule import Schedule
 from zoo.inference import generate as module
 from zoo.inference.canvas import Canvas, Process
+from zoo.inference.files import predict_files
 from zoo.inference.generate import Drawing, generate, provenance
 from zoo.inference.windows import plan
 from zoo.inference.wishes import Asked, from_values
@@ -442,6 +443,34 @@ def test_other_families_draw_nothing(tmp_path: Path) -> None:
     options = {"encoder": "mobilenetv3_small_050", "classes": ["background", "nucleus"], "channels": ["r", "g", "b"]}
     with pytest.raises(UserError, match=r"a model of the family unet draws nothing from noise.*use zoo predict"):
         generate(build.create("unet", options), Asked(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "draws from a mask and looks at no image. Use: zoo generate made --mask M --out DIR"),
+        (
+            {"mask": None, "embedding": {"width": 4, "truth": "e"}},
+            "draws from an embedding .* zoo generate made --embedding E --out DIR",
+        ),
+        ({"mask": None}, "draws from noise alone .* zoo generate made --size N --out DIR"),
+    ],
+)
+def test_images_are_refused_by_what_looks_at_none(tmp_path: Path, options: Any, words: str) -> None:
+    picture = np.full((32, 32, 3), 200, np.uint8)
+    Image.fromarray(picture).save(tmp_path / "p.png")
+    family = made(**options)
+    with pytest.raises(UserError, match=words):
+        predict_files(family, [tmp_path / "p.png"], tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match=words):
+        family.predict(picture)
+
+
+def test_what_draws_like_a_picture_predicts_from_one(tmp_path: Path) -> None:
+    own = {"condition_encoder": "mobilenetv3_small_050", "condition_encoder_weights": "none"}
+    picture = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    assert made(mask=None, embedding={}, **own).predict(picture, steps=2).data.shape == (3, 32, 32)
 
 
 def test_a_disk_that_fills_up_midway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,9 +89,12 @@ def run(args: argparse.Namespace) -> int:
     mpp = resolution(args.mpp)
     from zoo.families.build import load
     from zoo.inference.files import predict_files
+    from zoo.inference.predict import check_origin
 
+    family = load(args.weights, device=device(args.device))
+    check_origin(family, args.weights)
     summary = predict_files(
-        load(args.weights, device=device(args.device)),
+        family,
         args.images,
         args.out,
         mpp=mpp,

@@ -28,6 +28,7 @@ from zoo.types import Batch, Geometry, Kind, Prediction, Sample
 
 Maps = dict[str, Tensor]
 Window = tuple[slice, slice]
+Origin = Literal["image", "mask", "embedding", "noise"]
 
 
 @dataclass(frozen=True)
@@ -325,6 +326,11 @@ class Family(nn.Module):
     def activate(self, maps: Maps) -> Maps:
         """Return maps that may be averaged over overlapping tiles: softmax, sigmoid or as they are, as `spec` says."""
         return {name: _activate(value, self.spec.maps[name].activation) for name, value in maps.items()}
+
+    @property
+    def origin(self) -> Origin:
+        """What a prediction is made from. Where that is no image, plain images are refused and `zoo generate` draws."""
+        return "image"
 
     def turn_back(self, maps: Maps, turns: int, flip: bool) -> Maps:
         """Return activated maps of an image that was mirrored (`flip`) and turned by `turns` quarters, turned back.

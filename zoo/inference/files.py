@@ -28,7 +28,7 @@ from zoo.errors import DataError, Interrupted, UserError
 from zoo.families.base import Family
 from zoo.inference import volume_files
 from zoo.inference.inputs import Item, find_images
-from zoo.inference.predict import Settings, predict_source, settings_for
+from zoo.inference.predict import Settings, check_origin, predict_source, settings_for
 from zoo.inference.source import Mpp, Source, of_file, scale_of
 from zoo.io import overlay
 from zoo.io.coco import write_coco
@@ -80,9 +80,10 @@ def predict_files(
 
     An image whose results are there, made with the same weights and options, is skipped unless `overwrite`. A broken
     image is noted in `failures.json` and skipped. `mpp` and the rest: see `predict_array`. Raises `UserError` before
-    anything is written (nothing to read, an option that cannot be, a resolution that is needed and not known), and
-    `Interrupted` on Ctrl-C.
+    anything is written (nothing to read, a model that looks at no image, an option that cannot be, a resolution that is
+    needed and not known), and `Interrupted` on Ctrl-C.
     """
+    check_origin(family)
     out = Path(out)
     known: dict[str, Any] = {"mpp": mpp, "tile": tile, "overlap": overlap, "batch": batch, "seed": seed}
     settings = settings_for(family, options, **known, labels=labels)

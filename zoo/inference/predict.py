@@ -87,6 +87,24 @@ def settings_for(family: Family, options: Mapping[str, Any], **known: Any) -> Se
     return replace(settings, decode=chosen["decode"], infer=chosen["infer"])
 
 
+def check_origin(family: Family, name: str = "") -> None:
+    """Raise `UserError` for a model that makes its pictures from something else than images.
+
+    `name`: how the user calls the model.
+    """
+    if family.origin == "image":
+        return
+    name = name or family.weights_name or family.name
+    what, option = {
+        "mask": ("a mask", "--mask M"),
+        "embedding": ("an embedding", "--embedding E"),
+        "noise": ("noise alone", "--size N"),
+    }[family.origin]
+    raise UserError(
+        f"{name}: this model draws from {what} and looks at no image. Use: zoo generate {name} {option} --out DIR"
+    )
+
+
 def _keywords(method: Any) -> list[str]:
     """Return the names of a method's options beyond those of the interface."""
     parameters = inspect.signature(method).parameters.values()
@@ -116,6 +134,7 @@ def predict_array(
     model pixels. `seed` fixes what a sampler draws; each tile draws its own, so that the result does not depend on
     `batch`. `options`: the family's own. Raises `UserError`.
     """
+    check_origin(family)
     settings = settings_for(family, options, mpp=mpp, tile=tile, overlap=overlap, batch=batch, seed=seed)
     if family.spec.axes == "CZYX":
         return volumes.predict_array(family, image, mpp=mpp, tile=tile, overlap=overlap, **settings.decode)

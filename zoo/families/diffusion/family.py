@@ -18,7 +18,18 @@ from torch import Tensor
 from zoo.cards import DatasetCard
 from zoo.encoders import Encoder, listing
 from zoo.errors import UserError
-from zoo.families.base import Encoding, Family, IOSpec, Maps, MapSpec, Need, Output, Procedure, TargetMaker
+from zoo.families.base import (
+    Encoding,
+    Family,
+    IOSpec,
+    Maps,
+    MapSpec,
+    Need,
+    Origin,
+    Output,
+    Procedure,
+    TargetMaker,
+)
 from zoo.families.diffusion import conditions, latent, networks, sampling, schedule, translation
 from zoo.families.diffusion.first_stage import FirstStage
 from zoo.families.diffusion.kept import Kept, identity
@@ -145,6 +156,16 @@ class Diffusion(Family):
         """Names of the conditions that it can be told."""
         told = {"mask": self.options.mask, "embedding": self.options.embedding}
         return tuple(name for name, options in told.items() if options is not None)
+
+    @property
+    def origin(self) -> Origin:
+        """What it draws from: a mask, an embedding, noise alone, or a picture, whose features are the embedding."""
+        if self.options.mask is not None:
+            return "mask"
+        if self.options.embedding is None:
+            return "noise"
+        own = self.options.condition_encoder is not None and self.options.embedding.truth is None
+        return "image" if own else "embedding"
 
     @property
     def guidable(self) -> bool:
