@@ -138,7 +138,7 @@ class Train(Schema):
     procedure: Component | None = None
     """Procedure; none = the family's own."""
     precision: Literal["32", "bf16", "16"] = "32"
-    """Arithmetic of forward and backward: 32 | bf16 | 16."""
+    """Arithmetic of forward and backward: 32 | bf16 | 16. A CPU without bfloat16 computes in 32 bits."""
     accumulate: PositiveInt = 1
     """Batches an optimiser step."""
     clip: PositiveFloat | None = None

@@ -19,6 +19,7 @@ from PIL import Image
 import zoo
 from zoo.data.loading import Loader
 from zoo.errors import DataError, Interrupted, UserError, ZooError
+from zoo.nn import precision
 from zoo.recipe import Recipe, load_recipe
 from zoo.training import loop
 from zoo.training.run import dry_run, resume, train
@@ -336,6 +337,25 @@ def test_half_precision_trains_and_keeps_full_weights(tmp_path: Path, recipe: An
     assert {t.dtype for t in tensors.values()} == {torch.float32, torch.int64}
 
 
+def test_a_processor_without_bfloat16_trains_in_32_bits_and_says_so(
+    tmp_path: Path, recipe: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def weights(name: str, asked: str, has: bool) -> bytes:
+        monkeypatch.setattr(precision, "has_bfloat16", lambda device: has)
+        folder = train(recipe(output=tmp_path / name, precision=asked, epochs=1), progress=True)
+        assert ("no bfloat16" in "".join(capsys.readouterr())) == (asked != "32" and not has)
+        return (folder / "last.safetensors").read_bytes()[-4000:]
+
+    full = weights("full", "32", has=False)
+    assert weights("emulated", "bf16", has=False) == full
+    assert weights("real", "bf16", has=True) != full
+    report = dry_run(recipe(output=tmp_path / "dry", precision="bf16", epochs=3), accelerator="cpu", steps=3)
+    assert report.arithmetic == "bf16"
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: False)
+    report = dry_run(recipe(output=tmp_path / "dry", precision="bf16", epochs=3), accelerator="cpu", steps=3)
+    assert "no bfloat16" in str(report)
+
+
 def test_augmentation_on_the_device(tmp_path: Path, values: Any) -> None:
     made = values(output=tmp_path / "run", epochs=1, augment="light")
     made["data"]["train"]["augment_on"] = "device"
@@ -367,7 +387,15 @@ def test_a_dry_run_writes_nothing_and_says_what_a_run_costs(tmp_path: Path, reci
     written = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     assert written <= report.disk
     lines = str(report).splitlines()
-    assert [line.split()[0] for line in lines] == ["parameters", "epoch", "run", "batch", "memory", "disk"]
+    assert [line.split()[0] for line in lines] == [
+        "parameters",
+        "epoch",
+        "run",
+        "batch",
+        "memory",
+        "arithmetic",
+        "disk",
+    ]
     assert max(map(len, lines)) <= 80
 
 

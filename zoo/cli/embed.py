@@ -12,7 +12,7 @@ import argparse
 import sys
 from typing import Any
 
-from zoo.cli.predict import device, options, resolution
+from zoo.cli.predict import device, options, resolution, said_slow
 from zoo.errors import UserError
 
 
@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.encoder}: how its publishers pool tokens is not known here. Say --pool class or mean.")
     if weights == "none":
         print(f"{args.encoder}: random weights, as asked for", file=sys.stderr)
+    said_slow(args.precision, device(args.device))
     settings = How(
         tile=args.tile or info.size,
         step=args.step,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from zoo.cli.predict import device, resolution
+from zoo.cli.predict import device, resolution, said_slow
 from zoo.errors import UserError
 
 
@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from zoo.inference.generate import Drawing, generate
     from zoo.inference.wishes import Asked
 
+    said_slow(args.precision, device(args.device))
     summary = generate(
         load(args.weights, device=device(args.device)),
         Asked(args.mask, args.embedding, args.like, size, args.object_class, mpp, args.limit),

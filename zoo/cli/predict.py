@@ -71,6 +71,16 @@ def device(name: str) -> str:
     return name
 
 
+def said_slow(precision: str, name: str) -> None:
+    """Say where a precision that was asked for is slower than 32 bits, because the processor emulates it."""
+    import torch
+
+    from zoo.nn.precision import slow
+
+    if slow(precision, torch.device(name)):
+        print(f"this processor has no bfloat16: --precision {precision} is slower than 32 here", file=sys.stderr)
+
+
 def options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options of the family from `--set key=value`. Raises `UserError`."""
     from zoo.schema import parse_value

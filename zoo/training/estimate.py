@@ -13,6 +13,7 @@ import torch
 
 from zoo.errors import UserError
 from zoo.families.base import Family
+from zoo.nn.precision import slow
 from zoo.recipe import Data, Loading, Recipe, Stage
 from zoo.training import feed, setup
 from zoo.training.context import StepContext, movers_of, step_seed
@@ -35,6 +36,7 @@ class DryRun:
     memory: int
     disk: int
     device: str
+    arithmetic: str
 
     @property
     def seconds_an_epoch(self) -> float:
@@ -50,9 +52,17 @@ class DryRun:
             ("run", f"{self.epochs} epochs, {whole} without validation"),
             ("batch", f"{1000 * self.seconds_a_batch:.0f} ms, {waiting:.0%} of it waiting for data"),
             ("memory", f"{size(self.memory)} at most, on {self.device}"),
+            ("arithmetic", self.arithmetic),
             ("disk", f"{size(self.disk)} for weights and checkpoints"),
         ]
         return "\n".join(f"{name:<12}{text}" for name, text in rows)
+
+
+def arithmetic(recipe: Recipe, device: torch.device) -> str:
+    """Return the precision of a recipe's trainings, and what a CPU without it makes of it."""
+    asked = list(dict.fromkeys(stage.train.precision for stage in recipe.all_stages))
+    emulated = any(slow(precision, device) for precision in asked)
+    return "32 (this processor has no bfloat16)" if emulated else ", ".join(asked)
 
 
 def disk(recipe: Recipe, family: Family) -> int:
@@ -152,6 +162,7 @@ def dry_run(recipe: Recipe, device: torch.device, steps: int = 5) -> DryRun:
         seconds_a_batch=waiting + statistics.median(works[2:]),
         seconds_waiting=waiting,
         memory=memory,
+        arithmetic=arithmetic(recipe, trial.device),
         disk=disk(recipe, family),
         device=str(device),
     )

@@ -132,6 +132,8 @@ def environment(device: str, world: int, threads: int, command: Sequence[str] | 
 
     import torch
 
+    from zoo.nn.precision import has_bfloat16
+
     def version(name: str) -> str:
         try:
             return metadata.version(name)
@@ -145,6 +147,7 @@ def environment(device: str, world: int, threads: int, command: Sequence[str] | 
             "platform": platform.platform(),
             "processor": platform.processor() or platform.machine(),
             "cpus": os.cpu_count(),
+            "bfloat16": has_bfloat16(torch.device(device)),
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         },
         "device": device,

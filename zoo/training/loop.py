@@ -17,6 +17,7 @@ from torch import Tensor
 from zoo.errors import DataError, Interrupted, UserError, ZooError
 from zoo.families import build
 from zoo.families.base import Family
+from zoo.nn.precision import low_dtype, slow
 from zoo.recipe import Recipe, Stage
 from zoo.training import checkpoint, log, setup
 from zoo.training.best import Best
@@ -131,6 +132,8 @@ class Run:
         where = f"{self.world} x {self.device.type}" if self.world > 1 else str(self.device)
         what = f"goes on after batch {self.clock.batches}" if self.clock.batches else "begins"
         self.progress.line(f"{self.recipe.name} {what}: {count:.2f} million parameters on {where}")
+        if any(slow(stage.train.precision, self.device) for stage in self.recipe.all_stages):
+            self.progress.line("this processor has no bfloat16: computing in 32 bits, which is faster here")
         self.progress.line(f"run folder: {self.folder.path}")
 
     def _next_stage(self, stages: int) -> None:
@@ -431,11 +434,9 @@ class StageWork:
 
 
 def autocast_of(precision: str, device: torch.device) -> Callable[[], Any]:
-    """Return what makes a context in which forward runs in a precision; half floats need CUDA, else bfloat16."""
-    if precision == "32":
-        return nullcontext
-    half = torch.float16 if precision == "16" and device.type == "cuda" else torch.bfloat16
-    return lambda: torch.autocast(device.type, dtype=half)
+    """Return what makes a context in which forward runs in a precision, or in 32 bits where a CPU has no other."""
+    half = low_dtype(precision, device)
+    return nullcontext if half is None else lambda: torch.autocast(device.type, dtype=half)
 
 
 def memory_format(family: Family, channels_last: bool) -> Any:
