@@ -17,7 +17,7 @@ from zoo.cards import DatasetCard
 from zoo.errors import DataError, UserError, ZooError
 from zoo.families import build
 from zoo.families.base import Maps
-from zoo.families.stardist import StarDist, StarDistOptions, convert, targets, thresholds
+from zoo.families.stardist import StarDist, StarDistOptions, convert, losses, targets, thresholds
 from zoo.families.stardist.model import pad_end
 from zoo.types import Batch, Geometry, Instances, InstancesPrediction, Sample
 from zoo.weights.convert import Files
@@ -146,6 +146,21 @@ def test_shape_completion_leaves_the_rim_out() -> None:
 def test_mistakes_in_options(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ZooError, match=said):
         build.create("stardist", given)
+
+
+def test_losses_of_distances_add_up() -> None:
+    generator = torch.Generator().manual_seed(0)
+    predicted, target = (8 * torch.rand(2, 32, 5, 6, generator=generator) for _ in range(2))
+    weight = torch.rand(2, 1, 5, 6, generator=generator)
+    found = losses.distance_sum(predicted, target, weight, {"iou": 1.0, "mae": 0.05}, background=0.1)
+    outside = (0.1 * (1 - weight) * predicted.abs().mean(1, keepdim=True)).mean()
+    mae = (weight * (predicted - target).abs().mean(1, keepdim=True)).mean() / weight.mean()
+    squares = [pick(predicted, target).square().mean(1, keepdim=True) for pick in (torch.minimum, torch.maximum)]
+    iou = (weight * (1 - squares[0] / squares[1])).mean() / weight.mean()
+    torch.testing.assert_close(found, iou + 0.05 * mae + outside)
+    for kind in ("mae", "mse", "iou"):
+        alone = losses.distance(predicted, target, weight, kind, 0.1)
+        torch.testing.assert_close(losses.distance_sum(predicted, target, weight, {kind: 1.0}, 0.1), alone)
 
 
 def test_a_grid_that_the_blocks_cannot_reach() -> None:

@@ -6,7 +6,7 @@ are in [0, 1], distances in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -41,6 +41,15 @@ def distance(predicted: Tensor, target: Tensor, weight: Tensor, kind: Kind = "ma
     if background:
         found = found + background * (1 - weight) * predicted.abs().mean(1, keepdim=True)
     return found.mean()
+
+
+def distance_sum(
+    predicted: Tensor, target: Tensor, weight: Tensor, kinds: Mapping[Kind, float], background: float = 1e-4
+) -> Tensor:
+    """Return the weighted sum of several losses of distances (see `distance`); the background counts once."""
+    terms = [share * distance(predicted, target, weight, kind, 0.0) for kind, share in kinds.items()]
+    outside = background * ((1 - weight) * predicted.abs().mean(1, keepdim=True)).mean() if background else 0.0
+    return torch.stack(terms).sum() + outside
 
 
 def classes(predicted: Tensor, target: Tensor, weights: Sequence[float] | None = None) -> Tensor:

@@ -194,7 +194,9 @@ class StarDist(Family):
         terms = {
             "prob": weight[0] * losses.probability(made["prob"].sigmoid(), prob),
             "dist": weight[1]
-            * losses.distance(made["dist"], wanted["dist"], wanted["mask"], self.options.loss, self.options.background),
+            * losses.distance_sum(
+                made["dist"], wanted["dist"], wanted["mask"], self.options.loss_shares, self.options.background
+            ),
         }
         if "prob_class" in made:
             classes = wanted["prob_class"] if known is None else wanted["prob_class"].masked_fill(~known, -1)

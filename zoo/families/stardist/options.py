@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import (
@@ -23,6 +23,7 @@ from zoo.families.stardist.rays import Rays
 from zoo.schema import Component, Schema
 
 Activation = Literal["relu", "elu", "selu", "gelu", "tanh", "sigmoid", "softplus", "linear"]
+Distance = Literal["mae", "mse", "iou"]
 Sizes = tuple[PositiveInt, ...]
 
 
@@ -157,8 +158,9 @@ class StarDistOptions(Family.Options):
     """Percentiles that become 0 and 1; none = values as they are."""
     spacing: tuple[PositiveFloat, ...] | None = None
     """um per pixel of each axis that the model works at (one number for all, in 2-D); none = not known."""
-    loss: Literal["mae", "mse", "iou"] = "mae"
-    """Loss of distances."""
+    loss: Distance | dict[Distance, PositiveFloat] = "mae"
+    """Loss of distances: mae or mse in pixels, iou of what the rays enclose; or several with their weights. By mae alone
+    rays come out at the median of what they could be, and objects too small."""
     loss_weights: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (1.0, 0.2, 1.0)
     """Weights of probability, distances and classes."""
     class_weights: tuple[NonNegativeFloat, ...] | None = None
@@ -195,6 +197,8 @@ class StarDistOptions(Family.Options):
         self._check_rays()
         if self.completion is not None and self.dims == 3:
             raise ValueError("completion is for pictures, and dims is 3. Leave it out")
+        if not self.loss:
+            raise ValueError("loss names no loss of distances. Write mae, mse or iou")
         if self.class_weights is not None and self.classes and len(self.class_weights) != len(self.classes) + 1:
             raise ValueError(f"{len(self.class_weights)} class weights for background and {len(self.classes)} classes")
         if self.classes is not None and (not self.classes or "background" in self.classes):
@@ -254,6 +258,11 @@ class StarDistOptions(Family.Options):
     def class_count(self) -> int | None:
         """Return how many classes are learnt, None where objects have one."""
         return len(self.classes) if self.classes is not None and len(self.classes) > 1 else None
+
+    @property
+    def loss_shares(self) -> Mapping[Distance, float]:
+        """Return each loss of distances with its weight."""
+        return self.loss if isinstance(self.loss, dict) else {self.loss: 1.0}
 
     def voxel(self) -> tuple[float, ...] | None:
         """Return um per pixel of each axis, None where it is not known."""
