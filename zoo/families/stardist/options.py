@@ -159,8 +159,8 @@ class StarDistOptions(Family.Options):
     spacing: tuple[PositiveFloat, ...] | None = None
     """um per pixel of each axis that the model works at (one number for all, in 2-D); none = not known."""
     loss: Distance | dict[Distance, PositiveFloat] = "mae"
-    """Loss of distances: mae or mse in pixels, iou of what the rays enclose; or several with their weights. By mae alone
-    rays come out at the median of what they could be, and objects too small."""
+    """Loss of distances: mae or mse in pixels, iou of what the rays enclose; or several with their weights. By mae
+    alone rays come out at the median of what they could be, and objects too small."""
     loss_weights: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (1.0, 0.2, 1.0)
     """Weights of probability, distances and classes."""
     class_weights: tuple[NonNegativeFloat, ...] | None = None
