@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from zoo.errors import UserError
 from zoo.families import build
-from zoo.families.diffusion import first_stage, latent_layouts, layouts, networks, published
+from zoo.families.diffusion import first_stage, latent_layouts, layouts, networks, published, sampling
+from zoo.families.diffusion.assembly import between_cells
 from zoo.families.diffusion.family import Diffusion
 from zoo.families.diffusion.networks.flow import EmbeddingFlow
 from zoo.weights.convert import Converted, Files
@@ -544,6 +545,74 @@ def test_the_encoder_sees_cells_at_its_own_size() -> None:
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (encoder.mean, encoder.std))
         expected = encoder.embedding(encoder((cell - mean) / std))
         torch.testing.assert_close(found[:, token], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_a_large_picture_is_stained_in_windows(tokens: int) -> None:
+    """The definition, slowly: cells carried one window after another, and in each DDIM step the mean of the windows."""
+    torch.manual_seed(0)
+    network = {"name": "pixcell", "arguments": {"size": 32, "patch": 4, "layers": 1, "heads": 2, "head_width": 8}}
+    family = build.create(
+        "diffusion",
+        {
+            "network": network,
+            "embedding": {"tokens": tokens},
+            "condition_encoder": {"name": "test_resnet"},
+            "condition_encoder_weights": "none",
+            "target": "ihc",
+            "translator": {"name": "embedding-flow", "arguments": {"inner": 16, "blocks": 1}},
+            "sampling": {"sampler": "ddim", "steps": 2, "translator_steps": 5, "guidance": 1.5},
+            "size": 32,
+        },
+    )
+    assert isinstance(family, Diffusion)
+    for parameter in family.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.05)
+    family.eval()
+    image = torch.rand(1, 3, 60, 40) * 2 - 1
+    with torch.inference_mode():
+        found = family.infer({"image": image}, rng=torch.Generator().manual_seed(3))["picture"]
+        expected = slowly_stained(family, image, tokens, int(torch.randint(2**62, (1,), generator=seeded(3))))
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+        image[:, :, 32:, 32:] *= -1  # another cell: what no window shares with it stays as it was after one step
+        one = family.infer({"image": image}, rng=seeded(3), steps=1)["picture"]
+        image[:, :, 32:, 32:] *= -1
+        other = family.infer({"image": image}, rng=seeded(3), steps=1)["picture"]
+    assert torch.equal(one[:, :, :16, :16], other[:, :, :16, :16])
+    assert not torch.equal(one[:, :, 40:, 32:], other[:, :, 40:, 32:])
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def slowly_stained(family: Diffusion, image: Tensor, tokens: int, seed: int) -> Tensor:
+    count, side = round(tokens**0.5), 32
+    whole = torch.nn.functional.pad(image, (0, 24, 0, 4), mode="replicate")
+    grid = torch.zeros(2 * count, 2 * count, family.options.embedding.width or 0)  # type: ignore[union-attr]
+    for row in range(2):
+        for column in range(2):
+            part = whole[:, :, row * side : (row + 1) * side, column * side : (column + 1) * side]
+            carried = published_carry(family, family.embedding_of(part)).view(count, count, -1)
+            grid[row * count : (row + 1) * count, column * count : (column + 1) * count] = carried
+    cell = side // count
+    starts = [0, 24, 32] if tokens == 1 else [0, 16, 32]
+    x = torch.randn(1, 3, 64, 64, generator=seeded(seed))
+    scheduler = sampling.make_scheduler("ddim", family.schedule, family.options.noise.prediction)
+    scheduler.set_timesteps(2)
+    for time in scheduler.timesteps:
+        total, counts = torch.zeros_like(x), torch.zeros(64, 64)
+        for i in starts:
+            for j in starts:
+                if tokens == 1:
+                    told = between_cells(grid, [(i, j)], cell)[:, None]
+                else:
+                    told = grid[i // cell : i // cell + count, j // cell : j // cell + count].reshape(1, tokens, -1)
+                predict = sampling.guided(family.network, {"embedding": told}, 1.5)
+                total[:, :, i : i + side, j : j + side] += predict(x[:, :, i : i + side, j : j + side], time[None])
+                counts[i : i + side, j : j + side] += 1
+        x = scheduler.step(total / counts, time, x, return_dict=False)[0]
+    return ((x + 1) / 2).clamp(0, 1)[:, :, :60, :40]
 
 
 def published_carry(family: Diffusion, embedding: Tensor) -> Tensor:

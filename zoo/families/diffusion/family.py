@@ -30,7 +30,7 @@ from zoo.families.base import (
     Procedure,
     TargetMaker,
 )
-from zoo.families.diffusion import conditions, latent, networks, sampling, schedule, translation
+from zoo.families.diffusion import conditions, latent, networks, sampling, schedule, translation, wide
 from zoo.families.diffusion.first_stage import FirstStage
 from zoo.families.diffusion.kept import Kept, identity
 from zoo.families.diffusion.networks import Condition, Network
@@ -343,23 +343,39 @@ class Diffusion(Family):
         A picture depends on its seed and its own condition alone, up to rounding. Raises `UserError` for guidance
         without a null condition, and for an unknown sampler.
         """
-        options = self.options.sampling
-        guidance = options.guidance if guidance is None else guidance
-        if guidance != 1 and told and not self.guidable:
+        guidance = self.strength(guidance) if told else 1.0
+        size = latent.sizes(shape, self.network.divisor, self.factor)
+        told = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in self.at_size(told).items()}
+        predict = sampling.guided(self.network, told or None, guidance)
+        return self.denoised(predict, size, seeds, steps=steps, sampler=sampler)[:, :, : shape[0], : shape[1]]
+
+    def strength(self, guidance: float | None) -> float:
+        """Return the guidance asked for, None = the model's. Raises `UserError` where there is none to be had."""
+        found = self.options.sampling.guidance if guidance is None else guidance
+        if found != 1 and not self.guidable:
             raise UserError(
-                f"guidance {guidance:g}: the model was trained without hiding its conditions (dropout: 0), so there is "
+                f"guidance {found:g}: the model was trained without hiding its conditions (dropout: 0), so there is "
                 "no null condition to lead away from. Use guidance 1."
             )
-        size = latent.sizes(shape, self.network.divisor, self.factor)
+        return found
+
+    def denoised(
+        self,
+        predict: sampling.Predict,
+        size: tuple[int, int],
+        seeds: Sequence[int],
+        *,
+        steps: int | None = None,
+        sampler: str | None = None,
+    ) -> Tensor:
+        """Return pictures in [0, 1], a picture a seed, of noise of `size` from which `predict` takes the noise away."""
+        options = self.options.sampling
         noise, generators = sampling.noise_like((self.network.channels, *size), seeds)
-        x = noise.to(self.device)
-        told = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in self.at_size(told).items()}
         scheduler = sampling.make_scheduler(
             cast(Any, sampler or options.sampler), self.schedule, self.options.noise.prediction
         )
-        predict = sampling.guided(self.network, told or None, guidance)
-        found = sampling.sample(predict, x, scheduler, steps or options.steps, generators)
-        return ((self.pictures(found.float())[:, :, : shape[0], : shape[1]] + 1) / 2).clamp(0, 1)
+        found = sampling.sample(predict, noise.to(self.device), scheduler, steps or options.steps, generators)
+        return ((self.pictures(found.float()) + 1) / 2).clamp(0, 1)
 
     def pictures(self, denoised: Tensor) -> Tensor:
         """Return pictures (B, 3, H, W), about in [-1, 1], of what was denoised: decoded, in the setting latent."""
@@ -378,13 +394,18 @@ class Diffusion(Family):
         """Return {"picture": (B, 3, H, W) in [0, 1]}, drawn at the size of `image`.
 
         Told by `mask`, `edge` and `embedding` where they are there; without an embedding, like `image`, or with a
-        translator like the target of `image`.
+        translator like the target of `image`. What is larger than the model's pictures and drawn like an image is drawn
+        in windows (`wide`).
         """
         image = inputs["image"]
         seeds = torch.randint(2**62, (len(image),), generator=rng).tolist()
-        told = self.translated(self.condition(inputs), inputs)
         size = (image.shape[2], image.shape[3])
-        return {"picture": self.sample(told, size, seeds, steps=steps, guidance=guidance, sampler=sampler)}
+        how: dict[str, Any] = {"steps": steps, "guidance": guidance, "sampler": sampler}
+        if self.origin == "image" and "embedding" not in inputs and max(size) > self.side:
+            parts = [wide.drawn_like(self, image[i : i + 1], seed, **how) for i, seed in enumerate(seeds)]
+            return {"picture": torch.cat(parts)}
+        told = self.translated(self.condition(inputs), inputs)
+        return {"picture": self.sample(told, size, seeds, **how)}
 
     def translated(self, told: Condition, inputs: Mapping[str, Tensor]) -> Condition:
         """Return a condition whose embedding, where it was the picture's own, is that of the picture's target."""
