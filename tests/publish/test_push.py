@@ -277,6 +277,8 @@ def test_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         == 2
     )
     assert "Did you mean commercial" in capsys.readouterr().err
+    assert main(["weights", "push", "quickstart", "--out", str(tmp_path / "r"), "--licence", "MIT"]) == 2
+    assert "quickstart: these weights come with histozoo. Expected a run folder" in capsys.readouterr().err
 
 
 def test_an_upload(

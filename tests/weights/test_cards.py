@@ -26,11 +26,7 @@ def test_a_shipped_card(path: Path) -> None:
     assert card.source.kind == "bundled" or card.source.page or card.source.reason
     if card.family and card.source.kind not in ("bundled", "unavailable"):
         assert card.convert is not None, "a published family's file is in another format"
-    if (
-        card.family in ("cerberus", "detr", "stardist", "translation")
-        and card.convert
-        and card.convert.name != "miphei"
-    ):
+    if card.family in ("cerberus", "detr", "stardist", "translation", "miphei", "diffusion") and card.convert:
         assert card.convert.name in registry.table("converter"), "a family that is here converts its weights"
     if any(
         "NC" in name or "on-commercial" in name for name in (card.licence.weights.name, card.licence.weights.note or "")
@@ -75,6 +71,11 @@ def test_lists_by_use_family_and_place(capsys: pytest.CaptureFixture[str], home:
     assert names("--usable-now") == {path.stem for path in store.BUNDLE.glob("*.yaml")}
     assert names("--family", "stardist", "--licence", "any") == {n for n in everything if "stardist-" in n}
     assert run(capsys, "list", "weights", "--family", "stardits")[2].count("Did you mean stardist") == 1
+    assert run(capsys, "list", "weights", "--licence", "apache2")[::2] == (
+        2,
+        'zoo list weights: --licence: no licence "apache2". Did you mean Apache-2.0? See: zoo list weights\n',
+    )
+    assert "Expected research, commercial, " in run(capsys, "list", "weights", "--licence", "bogus")[2]
 
 
 def test_a_list_says_both_licences_and_how(capsys: pytest.CaptureFixture[str], home: Path) -> None:

@@ -27,10 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the list."""
-    items = catalogue.KINDS[args.kind]()
+    everything = items = catalogue.KINDS[args.kind]()
     if args.family:
         _check_family(args.family, items)
         items = [item for item in items if item.family == args.family]
+    if args.licence:
+        _check_licence(args.kind, args.licence, everything)
     if args.licence in USES and any("allows" in item.values for item in items):
         items = [item for item in items if args.licence == "any" or args.licence in item.values.get("allows", ())]
     elif args.licence:
@@ -56,3 +58,17 @@ def _check_family(name: str, items: Sequence[catalogue.Item]) -> None:
     known = {*registry.table("family"), *(item.family for item in items if item.family)}
     if name not in known:
         raise UserError(f'zoo list: --family: no family "{name}". {suggest(name, sorted(known), "zoo list families")}')
+
+
+def _check_licence(kind: str, word: str, items: Sequence[catalogue.Item]) -> None:
+    """Raise `UserError` for a word that is neither a use nor in the name of a licence here."""
+    from zoo.errors import UserError, nearest
+
+    known = sorted({item.licence for item in items if item.licence})
+    if word in USES or any(word.casefold() in name.casefold() for name in known):
+        return
+    close = nearest(word, [*USES, *known])
+    meant = (
+        f"Did you mean {', '.join(close)}?" if close else f"Expected {', '.join(USES)}, or a part of a licence's name."
+    )
+    raise UserError(f'zoo list {kind}: --licence: no licence "{word}". {meant} See: zoo list {kind}')

@@ -78,6 +78,9 @@ def push(run: Path, out: Path, wish: Wish, say: Say) -> Path:
     that is not the one that made the weights, a folder that is not empty.
     """
     found = store.find(run)
+    if found.card is not None and not run.exists():
+        where = "come with histozoo" if found.card.source.kind == "bundled" else "have a card of their own already"
+        raise UserError(f"{run}: these weights {where}. Expected a run folder, as zoo train makes it.")
     recipe = _recipe(run)
     family = build.load(found.path)
     _check_hash(run, recipe, family)
