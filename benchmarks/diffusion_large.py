@@ -74,10 +74,10 @@ def draw(chosen: argparse.Namespace) -> None:
     began, wall = time.process_time(), time.monotonic()
     summary = module.generate(family, Asked([str(mask)]), out, drawing=drawing)
     took = time.process_time() - began, time.monotonic() - wall
-    told = {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "drawn": bool(summary.drawn)}
+    told = {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "drawn": bool(summary.done)}
     if size > chosen.tile:
         tiles = module._plan(family, drawing, (size, size))
-        path = out / [*summary.drawn, *summary.there][0]
+        path = out / [*summary.done, *summary.skipped][0]
         picture = read(path)
         axes = [(0, tiles.rows), (1, tiles.columns)]
         for kind in ("borders", "hand-over"):

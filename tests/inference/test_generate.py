@@ -91,15 +91,15 @@ def test_masks_change_pictures_and_so_does_guidance(tmp_path: Path) -> None:
 def test_what_is_there_is_not_drawn_again(tmp_path: Path) -> None:
     family, mask, out = made(), write_mask(tmp_path / "m.png"), tmp_path / "out"
     first = generate(family, asked(mask), out, count=3, drawing=FEW)
-    assert first.drawn == [f"m-{k:04d}.png" for k in range(3)]
+    assert first.done == [f"m-{k:04d}.png" for k in range(3)]
     before = pixels(out / "m-0001.png")
     (out / "m-0001.png").unlink()
     (out / "m-0002.png").write_bytes(b"half a file")
     again = generate(family, asked(mask), out, count=3, drawing=FEW)
-    assert (again.drawn, again.there) == (["m-0001.png", "m-0002.png"], ["m-0000.png"])
+    assert (again.done, again.skipped) == (["m-0001.png", "m-0002.png"], ["m-0000.png"])
     assert np.array_equal(pixels(out / "m-0001.png"), before)
     other = generate(family, asked(mask), out, count=1, drawing=Drawing(4))
-    assert other.drawn == ["m-0000.png"]
+    assert other.done == ["m-0000.png"]
     assert not [p for p in out.iterdir() if p.name.startswith(".")]
 
 
@@ -123,7 +123,7 @@ def test_metadata_say_how_a_picture_was_made(tmp_path: Path) -> None:
 
 def test_nothing_told_draws_the_models_own_size(tmp_path: Path) -> None:
     done = generate(made(mask=None), Asked(), tmp_path, count=2, drawing=FEW)
-    assert done.drawn == ["picture-0000.png", "picture-0001.png"]
+    assert done.done == ["picture-0000.png", "picture-0001.png"]
     assert pixels(tmp_path / "picture-0000.png").shape == (32, 32, 3)
     generate(made(mask=None), Asked(size=(20, 30)), tmp_path / "odd", drawing=FEW)
     assert pixels(tmp_path / "odd" / "picture-0000.png").shape == (20, 30, 3)
@@ -152,7 +152,7 @@ def test_masks_from_datasets_and_geojson(tmp_path: Path) -> None:
     options = {"truth": "nuclei", "classes": ["background", "epithelial", "lymphocyte", "fibroblast"]}
     family = made(mask=options)
     done = generate(family, Asked(["phantom-nuclei:test"], size=(32, 32), limit=2), tmp_path / "d", drawing=FEW)
-    assert done.drawn == ["test-0000-0000.png", "test-0001-0000.png"]
+    assert done.done == ["test-0000-0000.png", "test-0001-0000.png"]
     ring = [[2, 2], [12, 2], [12, 12], [2, 12], [2, 2]]
     feature = {
         "type": "Feature",
@@ -161,7 +161,7 @@ def test_masks_from_datasets_and_geojson(tmp_path: Path) -> None:
     }
     path = tmp_path / "m.geojson"
     path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
-    assert generate(family, asked(path, size=(32, 32)), tmp_path / "g", drawing=FEW).drawn == ["m-0000.png"]
+    assert generate(family, asked(path, size=(32, 32)), tmp_path / "g", drawing=FEW).done == ["m-0000.png"]
     with pytest.raises(UserError, match=r"polygons have no size of their own. Say it with --size"):
         generate(family, asked(path), tmp_path / "g2", drawing=FEW)
 
@@ -173,7 +173,7 @@ def test_embeddings_and_pictures(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     np.save(tmp_path / "e.npy", rng.normal(size=(2, width or 0)))
     done = generate(family, Asked(embeddings=[str(tmp_path / "e.npy")]), tmp_path / "e", drawing=FEW)
-    assert done.drawn == ["e-0000-0000.png", "e-0001-0000.png"]
+    assert done.done == ["e-0000-0000.png", "e-0001-0000.png"]
     picture = rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)
     Image.fromarray(picture).save(tmp_path / "p.png")
     like = Asked(like=[str(tmp_path / "p.png")])
@@ -233,7 +233,7 @@ def test_pairs_are_a_dataset(tmp_path: Path) -> None:
     truth = sample.truth["nuclei"]
     assert truth.kind == "instances"
     assert np.array_equal(truth.map, labels)
-    assert generate(family, asked(mask), out, count=2, drawing=FEW, pairs=True).drawn == []
+    assert generate(family, asked(mask), out, count=2, drawing=FEW, pairs=True).done == []
 
 
 # --- large pictures ---------------------------------------------------------------------------------------------------
@@ -329,12 +329,12 @@ def test_very_large_pictures_are_tiled_tiffs(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(module, "PNG_SIDE", 64)
     mask = write_mask(tmp_path / "big.png", np.tile(np.arange(96)[:, None] // 8 % 3, (1, 80)))
     done = generate(made(), asked(mask), tmp_path / "out", drawing=Drawing(2, tile=32))
-    assert done.drawn == ["big-0000.tif"]
+    assert done.done == ["big-0000.tif"]
     assert tifffile.imread(tmp_path / "out" / "big-0000.tif").shape == (96, 80, 3)
     told = provenance(tmp_path / "out" / "big-0000.tif")
     assert told is not None
     assert (told["tile"], told["sampler"]) == (32, "ddim")
-    assert generate(made(), asked(mask), tmp_path / "out", drawing=Drawing(2, tile=32)).drawn == []
+    assert generate(made(), asked(mask), tmp_path / "out", drawing=Drawing(2, tile=32)).done == []
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------
@@ -381,7 +381,7 @@ def test_a_bad_mask_among_several_is_left_out(tmp_path: Path) -> None:
     write_mask(tmp_path / "in" / "a.png")
     write_mask(tmp_path / "in" / "b.png", np.full((32, 32), 9))
     done = generate(made(), Asked([str(tmp_path / "in")]), tmp_path / "out", drawing=FEW)
-    assert (done.drawn, done.status) == (["a-0000.png"], 1)
+    assert (done.done, done.status) == (["a-0000.png"], 1)
     failures = json.loads((tmp_path / "out" / "failures.json").read_text())
     assert failures[0]["file"].endswith("b.png")
     assert "no class" in failures[0]["error"]
@@ -412,7 +412,7 @@ def test_guidance_without_a_null_condition(tmp_path: Path) -> None:
     mask = write_mask(tmp_path / "m.png")
     with pytest.raises(UserError, match=r"trained without hiding its conditions .dropout: 0., so there is no null"):
         generate(made(dropout=0.0), asked(mask), tmp_path / "out", drawing=Drawing(3, 2.0))
-    assert generate(made(dropout=0.0), asked(mask), tmp_path / "out", drawing=Drawing(3, 1.0)).drawn
+    assert generate(made(dropout=0.0), asked(mask), tmp_path / "out", drawing=Drawing(3, 1.0)).done
     with pytest.raises(UserError, match="nothing is told that it could lead to"):
         generate(made(), Asked(), tmp_path / "out", drawing=Drawing(3, 2.0))
 
@@ -488,7 +488,7 @@ def test_a_disk_that_fills_up_midway(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ZooError, match=r"the disk is full after 2 of 4 pictures. Free some space; the same command"):
         generate(family, asked(mask), out, count=4, drawing=FEW)
     monkeypatch.setattr(module, "_write_png", write)
-    assert generate(family, asked(mask), out, count=4, drawing=FEW).drawn == ["m-0002.png", "m-0003.png"]
+    assert generate(family, asked(mask), out, count=4, drawing=FEW).done == ["m-0002.png", "m-0003.png"]
 
 
 def test_too_little_room_is_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

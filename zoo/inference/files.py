@@ -15,7 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from zoo.errors import DataError, Interrupted, UserError
 from zoo.families.base import Family
 from zoo.inference import volume_files
 from zoo.inference.inputs import Item, find_images
+from zoo.inference.outcome import Summary, check_folder
 from zoo.inference.predict import Settings, check_origin, predict_source, settings_for
 from zoo.inference.source import Mpp, Source, of_file, scale_of
 from zoo.io import overlay
@@ -38,27 +39,6 @@ from zoo.io.writers import Target, Writer
 from zoo.types import Kind
 
 RECORD = "prediction.json"
-
-
-@dataclass
-class Summary:
-    """What `predict_files` did: stems done and skipped, and what failed, as {"file", "error"}."""
-
-    out: Path
-    done: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    failures: list[dict[str, str]] = field(default_factory=list)
-
-    @property
-    def status(self) -> int:
-        """Return the exit status: 1 where an image failed."""
-        return 1 if self.failures else 0
-
-    def __str__(self) -> str:
-        parts = [f"{len(self.done)} predicted"]
-        parts += [f"{len(self.skipped)} already there"] if self.skipped else []
-        parts += [f"{len(self.failures)} failed (see {self.out / 'failures.json'})"] if self.failures else []
-        return f"{self.out}: {', '.join(parts)}"
 
 
 def predict_files(
@@ -89,8 +69,8 @@ def predict_files(
     settings = settings_for(family, options, **known, labels=labels)
     items = find_images(paths, out, family.spec.axes == "CZYX")
     _check_resolution(family, items, settings)
-    _check_folder(out)
-    summary = Summary(out)
+    check_folder(out)
+    summary = Summary(out, "predicted")
     run = fingerprint(family, settings)
     try:
         for item in _shown(items, progress):
@@ -98,7 +78,7 @@ def predict_files(
     except KeyboardInterrupt:
         raise Interrupted(f"{summary}. Stopped; the same command goes on from here.") from None
     finally:
-        _write_failures(summary)
+        summary.write_failures()
         _write_boxes(family, items, summary)
     return summary
 
@@ -126,16 +106,6 @@ def fingerprint(family: Family, settings: Settings) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _check_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / f".zoo-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"{out}: cannot write there ({error.strerror}). Choose another --out.") from None
 
 
 def _check_resolution(family: Family, items: list[Item], settings: Settings) -> None:
@@ -377,12 +347,3 @@ def thumbnail(source: Source, step: int) -> NDArray[np.uint8]:
         low, high = np.percentile(picture, (0.5, 99.5))
         picture = np.clip((picture - low) / max(high - low, 1e-9) * 255, 0, 255).astype(np.uint8)
     return picture if picture.shape[2] == 3 else np.repeat(picture, 3, axis=2)
-
-
-def _write_failures(summary: Summary) -> None:
-    """Write `failures.json`, or take away the one of an earlier run where nothing fails any more."""
-    path = summary.out / "failures.json"
-    if summary.failures:
-        path.write_text(json.dumps(summary.failures, indent=1) + "\n", encoding="utf-8")
-    else:
-        path.unlink(missing_ok=True)

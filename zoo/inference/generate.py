@@ -10,12 +10,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +30,7 @@ from zoo.families.diffusion.assembly import between_cells, cells_under
 from zoo.families.diffusion.family import Diffusion, to_uint8
 from zoo.inference import pairs as pair
 from zoo.inference.canvas import Canvas, Process, decoded
+from zoo.inference.outcome import Summary, check_folder
 from zoo.inference.sheet import write_sheet
 from zoo.inference.windows import Plan, plan
 from zoo.inference.wishes import Asked, Wish, cell_of, wishes
@@ -58,27 +58,6 @@ class Drawing:
     tile: int | None = None
     overlap: int | None = None
     precision: Literal["32", "bf16"] = "32"
-
-
-@dataclass
-class Summary:
-    """What was done: names drawn and already there, and what failed, as {"file", "error"}."""
-
-    out: Path
-    drawn: list[str] = field(default_factory=list)
-    there: list[str] = field(default_factory=list)
-    failures: list[dict[str, str]] = field(default_factory=list)
-
-    @property
-    def status(self) -> int:
-        """Return the exit status: 1 where a file could not be used."""
-        return 1 if self.failures else 0
-
-    def __str__(self) -> str:
-        parts = [f"{counted(len(self.drawn), 'picture')} drawn"]
-        parts += [f"{len(self.there)} already there"] if self.there else []
-        parts += [f"{counted(len(self.failures), 'file')} not used (see failures.json)"] if self.failures else []
-        return f"{self.out}: {', '.join(parts)}"
 
 
 @dataclass(frozen=True)
@@ -124,8 +103,8 @@ def generate(
     """
     out, drawing = Path(out), drawing or Drawing()
     family = _checked(family, drawing, count, seed)
-    _check_folder(out)
-    summary = Summary(out)
+    check_folder(out)
+    summary = Summary(out, "drawn")
     asked_for = wishes(family, asked, out, summary.failures)
     _check_guidance(family, drawing, asked_for)
     how = _how(family, drawing)
@@ -135,24 +114,24 @@ def generate(
     pictures = out / pair.IMAGES if pairs else out
     jobs = [_job(family, drawing, wish, seed + k, how) for wish in asked_for for k in range(count)]
     todo = [job for job in jobs if overwrite or not _there(pictures / job.name, job.record)]
-    summary.there = [job.name for job in jobs if job not in todo]
+    summary.skipped = [job.name for job in jobs if job not in todo]
     _check_room(out, family, drawing, todo)
     try:
         for job in todo if pairs else ():  # first, so that no picture is there without its mask
             pair.write_mask(out, job.name, job.wish, family)
         for job in _drawn(family, drawing, todo, pictures, progress):
-            summary.drawn.append(job.name)
+            summary.done.append(job.name)
     except KeyboardInterrupt:
         raise Interrupted(f"{summary}. Stopped; the same command goes on from here.") from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ZooError(
-            f"{out}: the disk is full after {len(summary.drawn)} of {counted(len(todo), 'picture')}. Free some space; "
+            f"{out}: the disk is full after {len(summary.done)} of {counted(len(todo), 'picture')}. Free some space; "
             "the same command goes on from there."
         ) from None
     finally:
-        _write_failures(summary)
+        summary.write_failures()
     write_sheet(
         out / "sheet.png", asked_for, [[pictures / j.name for j in jobs if j.wish is wish] for wish in asked_for]
     )
@@ -199,16 +178,6 @@ def _check_guidance(family: Diffusion, drawing: Drawing, found: Sequence[Wish]) 
         raise UserError(f"--guidance {asked:g}: {why}, so there is no null condition to lead away from. Leave it out.")
 
 
-def _check_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / f".zoo-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"{out}: cannot write there ({error.strerror}). Choose another --out.") from None
-
-
 def _check_room(out: Path, family: Diffusion, drawing: Drawing, todo: Sequence[Job]) -> None:
     """Raise `UserError` where pictures, and the noisy one that a large picture is kept in, have no room."""
     needed = 0
@@ -223,14 +192,6 @@ def _check_room(out: Path, family: Diffusion, drawing: Drawing, todo: Sequence[J
             f"{out}: {counted(len(todo), 'picture')} may need {needed / 1e9:.2g} GB, and {free / 1e9:.2g} GB are free. "
             "Free some space, or draw fewer."
         )
-
-
-def _write_failures(summary: Summary) -> None:
-    path = summary.out / "failures.json"
-    if summary.failures:
-        path.write_text(json.dumps(summary.failures, indent=1) + "\n", encoding="utf-8")
-    else:
-        path.unlink(missing_ok=True)
 
 
 # --- what decides a picture -------------------------------------------------------------------------------------------
