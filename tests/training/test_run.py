@@ -400,8 +400,12 @@ def test_a_dry_run_writes_nothing_and_says_what_a_run_costs(tmp_path: Path, reci
 
 
 def test_a_strategy_that_splits_the_model_is_refused(recipe: Any) -> None:
-    with pytest.raises(UserError, match='--strategy: "fsdp" will not do'):
+    with pytest.raises(
+        UserError, match=r'--strategy: "fsdp" will not do: .* holds the whole model. Expected auto or ddp. .*bf16'
+    ):
         train(recipe(), strategy="fsdp", progress=False)
+    with pytest.raises(UserError, match=r"Did you mean ddp\?"):
+        train(recipe(), strategy="dpp", progress=False)
 
 
 def test_threads_are_recorded_kept_and_given_back(tmp_path: Path, recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,10 @@ from typing import Any
 
 from zoo.errors import UserError, suggest
 
+STRATEGIES = ("auto", "ddp")
+SPLITTING = ("fsdp", "deepspeed", "model_parallel")
+"""Beginnings of Fabric's strategies that spread a model over devices."""
+
 
 def open_fabric(devices: int | str = 1, nodes: int = 1, strategy: str = "auto", accelerator: str = "auto") -> Any:
     """Return Fabric for these devices, not yet launched. Raises `UserError`.
@@ -16,10 +20,16 @@ def open_fabric(devices: int | str = 1, nodes: int = 1, strategy: str = "auto", 
     Our own gradients are synchronised by us (`zoo.training.context.synchronise`), so only strategies that keep a whole
     module on each device will do.
     """
-    if strategy not in ("auto", "ddp"):
+    if strategy not in STRATEGIES:
+        near = suggest(strategy, STRATEGIES)
+        if strategy.startswith(SPLITTING):
+            near = (
+                "Expected auto or ddp. A model that does not fit takes less with train.precision=bf16, a smaller batch "
+                "and train.accumulate, or adapters."
+            )
         raise UserError(
-            f'--strategy: "{strategy}" will not do: each device holds the whole model here. '
-            f"{suggest(strategy, ('auto', 'ddp'))}"
+            f'--strategy: "{strategy}" will not do: averages, checkpoints and resumption are of whole weights, so '
+            f"each device holds the whole model. {near}"
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
