@@ -43,7 +43,7 @@ def test_a_bundled_file_is_what_its_card_says(name: str) -> None:
 def test_a_bundled_generator_follows_its_mask(name: str, tmp_path: Path) -> None:
     """Nuclei that a bundled segmenter finds in what is drawn lie where the mask says, not where another one does."""
     where = Asked(["phantom-nuclei:test"], size=(64, 64), limit=6)
-    drawing = Drawing(steps=10, precision="bf16")
+    drawing = Drawing(steps=10)
     done = generate(zoo.load(name.split(".")[0]), where, tmp_path, drawing=drawing, pairs=True)
     assert len(done.drawn) == 6
     segmenter, pairs = zoo.load("quickstart"), open_dataset(tmp_path, split="all")
