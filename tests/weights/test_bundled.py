@@ -17,7 +17,8 @@ from zoo.weights.store import BUNDLE, card_files, checksum
 
 NAMES = sorted(path.stem for path in BUNDLE.glob("*.yaml"))
 GENERATORS = [name for name in NAMES if "-diffusion-" in name]
-SEGMENTERS = [name for name in NAMES if name not in GENERATORS]
+VOLUMES = [name for name in NAMES if "3d-" in name]
+SEGMENTERS = [name for name in NAMES if name not in GENERATORS + VOLUMES]
 
 
 def test_the_first_two_are_there_and_the_budget_holds() -> None:
@@ -69,4 +70,16 @@ def test_bundled_weights_find_dark_nuclei(name: str) -> None:
     image[truth] = (90, 50, 130)
     predicted = zoo.load(name.split(".")[0]).predict(image)
     found = (predicted["semantic"].map if isinstance(predicted, dict) else predicted.map) > 0
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.7
+
+
+@pytest.mark.parametrize("name", VOLUMES)
+def test_bundled_weights_find_bright_nuclei_of_a_volume(name: str) -> None:
+    z, y, x = np.mgrid[:20, :64, :64]
+    away = (z - 10.0) ** 2 + (y % 32 - 16.0) ** 2 / 4 + (x % 32 - 16.0) ** 2 / 4  # um squared, from the nearest centre
+    noise = np.random.default_rng(0).normal(0, 4, away.shape)
+    volume = (20 + 160 * (away < 16) + noise).clip(0, 255).astype(np.uint8)
+    predicted = zoo.load(name.split(".")[0]).predict(volume, mpp=(1.0, 0.5, 0.5))
+    found, truth = predicted.map > 0, away < 16
+    assert len(np.unique(predicted.map)) == 5
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.7
