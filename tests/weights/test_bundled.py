@@ -46,7 +46,7 @@ def test_a_bundled_generator_follows_its_mask(name: str, tmp_path: Path) -> None
     where = Asked(["phantom-nuclei:test"], size=(64, 64), limit=6)
     drawing = Drawing(steps=10)
     done = generate(zoo.load(name.split(".")[0]), where, tmp_path, drawing=drawing, pairs=True)
-    assert len(done.drawn) == 6
+    assert len(done.done) == 6
     segmenter, pairs = zoo.load("quickstart"), open_dataset(tmp_path, split="all")
     found, masks = [], []
     for index in range(len(pairs)):
