@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class Average:
@@ -71,8 +71,7 @@ class Average:
         return {"values": self.values, "counts": self.counts}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore what `state` gave."""
+        """Restore what `state` gave; what is not averaged is passed over."""
         self.counts = dict(state["counts"])
-        for name, value in state["values"].items():
-            target: Tensor = self.values[name]
-            target.copy_(value)
+        for name, target in self.values.items():
+            target.copy_(state["values"][name])

@@ -17,7 +17,7 @@ from typing import Any
 
 from zoo.errors import UserError, suggest
 from zoo.recipe import Recipe, dump_yaml, load_recipe
-from zoo.training import checkpoint
+from zoo.training import checkpoint, standing
 
 FORMAT = 1
 LIBRARIES = (
@@ -106,6 +106,7 @@ class RunFolder:
         for folder in (self.path, self.checkpoints):
             checkpoint.tidy(folder)
         state = checkpoint.load(self.last_checkpoint) if self.last_checkpoint.is_file() else None
+        state = state and standing.restored(state, self.checkpoints)
         return load_recipe(self.path), environment, state
 
 

@@ -19,13 +19,14 @@ from zoo.families import build
 from zoo.families.base import Family
 from zoo.nn.precision import low_dtype, slow
 from zoo.recipe import Recipe, Stage
-from zoo.training import checkpoint, log, setup
+from zoo.training import checkpoint, log, setup, standing
 from zoo.training.best import Best
 from zoo.training.context import StepContext, movers_of, step_seed
 from zoo.training.ema import Average
 from zoo.training.feed import Feed
 from zoo.training.folder import RunFolder
 from zoo.training.pictures import draw_panels
+from zoo.training.standing import Standing
 from zoo.training.validate import Validation, lower_is_better, monitored
 from zoo.types import Batch
 
@@ -145,6 +146,7 @@ class Run:
             if self.first:
                 values = {"clock": asdict(self.clock), "world": self.world}
                 checkpoint.save(self.folder.last_checkpoint, values)
+                standing.tidy(self.folder.checkpoints)
         self._barrier()
 
     def _broadcast(self) -> None:
@@ -310,6 +312,7 @@ class StageWork:
         every = 1 if run.device.type == "cpu" else 16
         self.terms = log.Terms(every, patience=20 if fp16 else 0)
         self.rates: dict[str, float] = {}
+        self.still: Standing | None = None
         if resumed:
             self._load(resumed)
 
@@ -408,22 +411,35 @@ class StageWork:
         context, terms = self.context.state(self.gather), self.gather(self.terms.state())
         if self.run.first:
             self.run.save_weights(self.run.folder.last, self.average)
+            still = self._standing()
+            average = None if self.average is None else self.average.state()
             state = {
                 "clock": asdict(self.clock),
                 "world": self.run.world,
-                "family": self.run.family.state_dict(),
+                "standing": still.record(),
+                "family": still.without(self.run.family.state_dict()),
                 "context": context,
                 "procedure": self.procedure.state(),
-                "average": None if self.average is None else self.average.state(),
+                "average": average and average | {"values": still.without(average["values"])},
                 "terms": terms,
                 "best": self.best.state(),
                 "seconds": time.monotonic() - self.run.seconds,
             }
             checkpoint.save(self.run.folder.last_checkpoint, state)
             self.best.tidy()
+            standing.tidy(self.run.folder.checkpoints, still)
         self.run._barrier()
 
+    def _standing(self) -> Standing:
+        """Return what stands still in this stage; it is written when it is first asked for."""
+        if self.still is None:
+            self.still = Standing(Standing.path_of(self.run.folder.checkpoints, self.clock.stage))
+            self.still.write(self.run.family)
+        return self.still
+
     def _load(self, state: dict[str, Any]) -> None:
+        if state.get("standing"):
+            self.still = Standing.of(state["standing"], self.run.folder.checkpoints)
         self.context.load(state["context"], self.run.rank)
         self.procedure.load(state.get("procedure", {}))
         if self.average is not None:
