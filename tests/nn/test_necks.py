@@ -84,3 +84,11 @@ def test_a_neck_looks_at_the_blocks_and_tokens_that_its_kind_does(kind: vit_neck
     assert (prefix[0].grad is not None) == (kind == "dpt")
     assert (image.grad is not None) == (kind == "detail")
     assert all(p.grad is not None for p in neck.parameters())
+
+
+def test_reassembly_reads_the_class_token_into_each_patch_token() -> None:
+    torch.manual_seed(0)
+    neck = vit_necks.build("dpt", 24, 16, (8,), 16, image=3, maps=1, norm="batch")
+    tokens, whole = torch.randn(2, 6, 24), torch.randn(2, 1, 24)
+    read = neck.read[0](torch.cat([tokens, whole.expand_as(tokens)], 2))  # type: ignore[index]
+    torch.testing.assert_close(neck._read(0, tokens, whole), read)  # type: ignore[operator]

@@ -124,6 +124,13 @@ class Reassembly(ViTNeck):
         parts += [nn.Conv2d(width, width, 3, padding=1, bias=norm == "none"), norm_layer(norm, width)]
         return nn.Sequential(*parts)
 
+    def _read(self, level: int, tokens: Tensor, whole: Tensor) -> Tensor:
+        """Return the projection of patch tokens (B, N, D) with one token (B, 1, D) concatenated to each; that one is
+        projected once and not N times, which halves the work."""
+        weight, bias = (self.read[level].get_parameter(f"0.{name}") for name in ("weight", "bias"))
+        own, shared = weight.chunk(2, 1)
+        return F.gelu(F.linear(tokens, own) + F.linear(whole, shared, bias))
+
     def forward(self, image: Tensor, maps: Sequence[Tensor], prefix: Sequence[Tensor] = ()) -> list[Tensor]:
         """Return the levels."""
         size, covered = (image.shape[-2], image.shape[-1]), self.covers(maps)
@@ -133,8 +140,7 @@ class Reassembly(ViTNeck):
             x = maps[at]
             tokens = x.flatten(2).transpose(1, 2)
             whole = prefix[at][:, :1] if prefix else tokens.mean(1, keepdim=True)
-            read = self.read[level](torch.cat([tokens, whole.expand_as(tokens)], 2))
-            x = read.transpose(1, 2).unflatten(2, x.shape[-2:])
+            x = self._read(level, tokens, whole).transpose(1, 2).reshape(x.shape)
             found.append(self.sized(self.levels[level](x), covered, stride, size))
         return found
 
