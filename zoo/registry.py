@@ -131,6 +131,8 @@ TABLES: dict[str, dict[str, str]] = {
         "coco_ar100": "zoo.metrics.pooled:coco_ar100",
         "attribute_f1_pooled": "zoo.metrics.pooled:attribute_f1_pooled",
         "differential_error": "zoo.metrics.pooled:differential_error",
+        "label_accuracy": "zoo.metrics.labels:label_accuracy",
+        "balanced_accuracy": "zoo.metrics.pooled:balanced_accuracy",
         "fid": "zoo.metrics.features:fid",
         "kid": "zoo.metrics.features:kid",
         "phv": "zoo.metrics.features:phv",

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
-from zoo.bench import encoders, encoders_table
+from zoo.bench import encoders, terminal
 from zoo.bench.encoders import Features
 from zoo.cli.main import main
 from zoo.errors import UserError
@@ -53,29 +54,45 @@ def test_robustness_by_a_slow_twin() -> None:
     assert value == pytest.approx(sum(same) / (sum(same) + sum(other)))
 
 
-def test_scores_have_intervals_over_groups_and_tell_good_features_from_noise(tmp_path: Path) -> None:
-    found = encoders_table.Probed(tmp_path)
+class Card:
+    name = "d"
+
+
+class Data:
+    card, split = Card, "test"
+
+
+def test_rows_have_intervals_over_groups_and_tell_good_features_from_noise(tmp_path: Path) -> None:
+    rows = []
     for name, spread in (("good", 0.2), ("noise", 50.0)):
-        encoders.scores_of(name, "d:test", features(60, 3, spread), features(48, 4, spread), found)
-    at = {(s.encoder, s.measure): s for s in found.scores}
-    for measure in ("knn", "linear", "robustness_index"):
-        good, noise = at["good", measure], at["noise", measure]
+        rows += encoders.rows_of(name, Data, features(60, 3, spread), features(48, 4, spread))  # type: ignore[arg-type]
+    at = {(row.weights, row.output, metric): mean for row in rows for metric, mean in row.means.items()}
+    for output, metric in (
+        ("linear probe", "balanced_accuracy"),
+        ("k-NN (k = 11)", "balanced_accuracy"),
+        ("neighbours (k = 11)", "robustness_index"),
+    ):
+        good, noise = at["good", output, metric], at["noise", output, metric]
         assert good.value > 0.9 > noise.value
         assert good.low is not None
         assert good.high is not None
         assert good.low <= good.value <= good.high
         assert (good.images, good.groups) == (48, 24)
-    assert at["noise", "knn"].value < 0.6
-    assert {"encoder", "image", "truth", "knn", "linear"} <= set(found.images[0])
-    text = encoders_table.terminal(found)
-    assert max(map(len, text.splitlines())) <= 80
-    assert text.index("good") < text.index("noise")
+    assert at["noise", "k-NN (k = 11)", "balanced_accuracy"].value < 0.6
+    assert rows[0].cases[4].words == {"class": "class 1", "found": "class 1"}
+    found = encoders._published(rows, [], {"device": "cpu", "seed": 0}, tmp_path)
+    ((pair,),) = found.analysis.comparisons.values()
+    assert (pair.first, pair.second, pair.metric) == ("good", "noise", "label_accuracy")
+    assert pair.difference.value > 0.4
+    assert pair.p < 0.001
+    assert max(map(len, terminal.tables(found).splitlines())) <= 80
 
 
-def test_what_needs_more_than_there_is_is_left_out(tmp_path: Path) -> None:
-    found = encoders_table.Probed(tmp_path)
-    encoders.scores_of("one", "d:test", None, features(12, 3, centres=("a",)), found)
-    assert found.scores == []
+def test_what_needs_more_than_there_is_is_left_out() -> None:
+    few = features(12, 3, centres=("a",))
+    assert encoders.rows_of("one", Data, None, few) == []  # type: ignore[arg-type]
+    (row,) = encoders.rows_of("one", Data, None, features(24, 3))  # type: ignore[arg-type]
+    assert row.metrics == ("robustness_index",)
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
@@ -83,16 +100,24 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     words += ["--datasets", "phantom-patches:test+size=64+sites=a,b", "--out", str(tmp_path)]
     assert main(words) == 0
     said = capsys.readouterr()
-    assert "test_vit:none" in said.out
-    assert "random weights, not pretrained: test_resnet:none, test_vit:none" in said.out
+    assert f"report {tmp_path / 'report.html'}" in said.out
+    assert "random weights, not pretrained" in " ".join(said.out.split())
     values = json.loads((tmp_path / "results.json").read_text())
-    assert {s["encoder"] for s in values["scores"]} == {"test_vit:none", "test_resnet:none"}
-    assert "| encoder |" in (tmp_path / "table.md").read_text()
-    assert (tmp_path / "per_image.csv").read_text().count("\n") == 1 + 2 * 6
+    assert {row["weights"] for row in values["rows"]} == {"test_vit:none", "test_resnet:none"}
+    assert "| test_vit:none | linear probe |" in (tmp_path / "table.md").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "<h1>Encoders</h1>" in page
+    assert "2 encoders" in page
+    assert page.count("test_resnet:none") > 4
+    table = parquet.read_table(tmp_path / "per_image.parquet").to_pylist()
+    assert len(table) == 2 * 2 * 6  # two encoders, two probes, six images of one centre
+    right = [line for line in table if line["output"] == "linear probe"]
+    assert all(line["label_accuracy"] == float(line["class"] == line["found"]) for line in right)
+    assert (tmp_path / "per_image.csv").read_text().count("\n") == 1 + len(table)
     monkeypatch.setattr(encoders, "collect", None)  # features are found again
     assert main(words) == 0
     again = json.loads((tmp_path / "results.json").read_text())
-    assert again == values
+    assert again["rows"] == values["rows"]
 
 
 def test_mistakes_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

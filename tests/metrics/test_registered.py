@@ -21,6 +21,7 @@ from zoo.metrics import (
     function,
     immunostain,
     instances,
+    labels,
     picture,
     semantic,
     shapes,
@@ -71,6 +72,7 @@ def evidence_of_a_perfect_prediction() -> dict[str, Any]:
         "boxes": boxes.Pair(box, box, classes=tuple("abcd"), attributes=("first", "second")),
         "cells": perfect_cells(),
         "features": features,
+        "labels": labels.Named("a", "a"),
     }
 
 

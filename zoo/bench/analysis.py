@@ -11,7 +11,7 @@ from typing import Any
 from zoo import registry
 from zoo.bench.compare import Comparison, Ranking, Scores, Seeds, compare, pool_seeds, rank
 from zoo.bench.perturb import PERTURBATIONS, area
-from zoo.bench.results import Case, Row
+from zoo.bench.results import Analysis, Case, Row
 from zoo.bench.statistics import Mean, mean_by_group, pooled_by_group
 from zoo.bench.work import Judged
 from zoo.errors import UserError
@@ -48,6 +48,31 @@ def leading(rows: Sequence[Row]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row.metrics))
     common = [name for name in names if all(name in row.means for row in rows)] or names
     return next((name for name in common if not METRICS[name].pooled), common[0])
+
+
+def analyse(
+    tables: Mapping[Table, Sequence[Row]], seed: int, recipes: Mapping[str, tuple[str, str]] | None = None, **more: Any
+) -> Analysis:
+    """Return what is made of the rows of a benchmark, table by table; `recipes` as in `seeds`, `more`: what else is
+    known of it (curves, points, notes)."""
+    lead = {key: leading(rows) for key, rows in tables.items()}
+    compared = {key: comparisons(rows, lead[key], seed) for key, rows in tables.items()}
+    return Analysis(
+        {key: found for key, found in compared.items() if found},
+        ranking(tables),
+        tuple(
+            (row, lead[key], means)
+            for key, rows in tables.items()
+            for row in rows
+            if lead[key] in row.means and (means := centres(row, lead[key], seed))
+        ),
+        tuple(
+            (key, output, pooled)
+            for key, rows in tables.items()
+            for output, pooled in seeds(rows, lead[key], recipes or {}, seed)
+        ),
+        **more,
+    )
 
 
 # --- who is better ----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.bench.encoders import Named, named
+from zoo.bench.encoders import Chosen, named
 from zoo.bench.results import Results
 from zoo.bench.run import bench
 from zoo.bench.work import Say
@@ -50,7 +50,7 @@ def bench_decoders(
     return bench([str(run) for run in runs], judged, out, say=say, **options)
 
 
-def words(recipe: Recipe, one: Named, out: Path) -> list[str]:
+def words(recipe: Recipe, one: Chosen, out: Path) -> list[str]:
     """Return the overrides that put an encoder into a recipe; of the old one's arguments those stay that any encoder
     understands (what learns, which neck)."""
     if "encoder" not in recipe.model:

@@ -9,29 +9,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.bench import encoders_table
-from zoo.bench.encoders_table import NEIGHBOURS, Probed, Score
+from zoo.bench import analysis, report
 from zoo.bench.open import open_named
+from zoo.bench.results import Case, Failure, Results, Row
+from zoo.bench.statistics import Mean, pooled_by_group
 from zoo.bench.work import Say
 from zoo.data.datasets import Dataset
 from zoo.errors import DataError, UserError
 from zoo.inference.source import Mpp
 from zoo.metrics import features as measures
+from zoo.metrics.labels import Named, label_accuracy
+from zoo.metrics.pooled import Pooled
 from zoo.types import Label, Sample, Semantic
 
 RESAMPLES = 1000
+NEIGHBOURS = 11
+"""Neighbours of the k-NN probe and of the robustness index: PathoROB's for Camelyon."""
+INDEX = Pooled(lambda counts: counts, lambda records: _share(np.sum(records, axis=0)))
+"""The robustness index from what each image adds to it: its neighbours (SO, OS)."""
+INTRO = (
+    "What frozen features know: one vector an image, the mean of its tiles' embeddings. The probes learn from another "
+    "split of the same dataset; of an image's class and centre, the robustness index asks which its neighbours share."
+)
 
 
 @dataclass(frozen=True)
-class Named:
+class Chosen:
     """An encoder and its weights, as a user writes them: NAME or NAME:WEIGHTS."""
 
     name: str
@@ -43,7 +54,7 @@ class Named:
         return f"{self.name}:{self.weights}"
 
 
-def named(text: str) -> Named:
+def named(text: str) -> Chosen:
     """Return what NAME or NAME:WEIGHTS means; alone it means "published" or "imagenet". Raises `UserError`."""
     from zoo.encoders import listing
 
@@ -52,7 +63,7 @@ def named(text: str) -> Named:
         plain, _, weights = weights.partition(":")
         name = f"{name}:{plain}"
     info = listing.info(name)
-    return Named(info.name, weights or ("published" if info.card else "imagenet"))
+    return Chosen(info.name, weights or ("published" if info.card else "imagenet"))
 
 
 @dataclass(frozen=True)
@@ -82,8 +93,11 @@ def label_of(sample: Sample, card: Any) -> str | None:
     return None
 
 
-def collect(embedder: Any, dataset: Dataset, limit: int | None, mpp: Mpp, failures: list[dict[str, str]]) -> Features:
-    """Return the features of a dataset's labelled images. Raises `UserError` where no image has a label."""
+def collect(
+    embedder: Any, dataset: Dataset, limit: int | None, mpp: Mpp, encoder: str, failures: list[Failure]
+) -> Features:
+    """Return the features of a dataset's labelled images; what failed is added to `failures`. Raises `UserError` where
+    no image has a label."""
     rows: list[NDArray[np.float32]] = []
     told: list[tuple[str, str, str, str]] = []
     for index in range(len(dataset) if limit is None else min(limit, len(dataset))):
@@ -94,7 +108,7 @@ def collect(embedder: Any, dataset: Dataset, limit: int | None, mpp: Mpp, failur
                 continue
             rows.append(vector(embedder, sample, mpp))
         except DataError as error:
-            failures.append({"file": f"{dataset.card.name}: {dataset.index[index].id}", "error": str(error)})
+            failures.append(Failure(encoder, dataset.card.name, dataset.index[index].id, str(error)))
             continue
         told.append((sample.id, label, sample.group or sample.id, sample.center or ""))
     if not rows:
@@ -128,31 +142,6 @@ def vector(embedder: Any, sample: Sample, mpp: Mpp) -> NDArray[np.float32]:
 # --- features -> numbers ----------------------------------------------------------------------------------------------
 
 
-def balanced_accuracy(truth: NDArray[Any], guess: NDArray[Any]) -> float:
-    """Return the mean over classes of the share of their images that is right."""
-    return float(np.mean([(guess[truth == c] == c).mean() for c in np.unique(truth)]))
-
-
-def interval(
-    groups: NDArray[Any], statistic: Callable[[NDArray[np.intp]], float], *, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float | None, float | None]:
-    """Return the central 95 % of a statistic of images over resamples of whole groups; None below two groups."""
-    names, index = np.unique(groups.astype(str), return_inverse=True)
-    if len(names) < 2:
-        return None, None
-    members = [np.flatnonzero(index == g) for g in range(len(names))]
-    rng = np.random.default_rng(seed)
-    found = [
-        statistic(np.concatenate([members[g] for g in rng.integers(0, len(names), len(names))]))
-        for _ in range(resamples)
-    ]
-    finite = np.asarray(found)[np.isfinite(found)]
-    if not len(finite):
-        return None, None
-    low, high = np.quantile(finite, [0.025, 0.975])
-    return float(low), float(high)
-
-
 def nearest(train: Features, test: Features, k: int = NEIGHBOURS) -> NDArray[Any]:
     """Return the class of the majority of the `k` nearest training images by the angle; ties: the first name."""
     a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (test.x, train.x))
@@ -183,34 +172,55 @@ def robustness(test: Features, k: int = NEIGHBOURS) -> tuple[float, NDArray[np.f
     return measures.robustness_index(test.x, b, c, s, k), so.astype(np.float64), os_.astype(np.float64)
 
 
-def scores_of(label: str, name: str, train: Features | None, test: Features, out: Probed) -> None:
-    """Add an encoder's numbers on one dataset."""
+def _share(counts: NDArray[np.float64]) -> float:
+    return float(counts[0] / counts.sum()) if counts.sum() else float("nan")
 
-    def add(measure: str, value: float, low: float | None, high: float | None, note: str = "") -> None:
-        count = len(np.unique(test.groups.astype(str)))
-        out.scores.append(Score(label, name, measure, value, low, high, len(test.x), count, note))
 
-    probes = {"knn": nearest, "linear": linear} if train is not None and len(set(train.labels)) > 1 else {}
-    guesses: dict[str, NDArray[Any]] = {}
-    for measure, probe in probes.items():
-        assert train is not None
-        guess = guesses[measure] = probe(train, test)
-
-        def statistic(index: NDArray[np.intp], guess: NDArray[Any] = guess) -> float:
-            return balanced_accuracy(test.labels[index], guess[index])
-
-        add(measure, statistic(np.arange(len(guess))), *interval(test.groups, statistic))
+def rows_of(label: str, dataset: Dataset, train: Features | None, test: Features, seed: int = 0) -> list[Row]:
+    """Return an encoder's rows on one dataset: one of each probe and of the robustness index, where they can be had."""
+    probes = {"linear probe": linear, f"k-NN (k = {NEIGHBOURS})": nearest}
+    rows = []
+    if train is not None and len(set(train.labels)) > 1:
+        rows = [_probed(label, dataset, output, probe(train, test), test, seed) for output, probe in probes.items()]
     if len(set(test.centres) - {""}) > 1 and len(set(test.labels)) > 1:
-        value, so, os_ = robustness(test)
+        rows.append(_robust(label, dataset, test, seed))
+    return rows
 
-        def index_of(index: NDArray[np.intp]) -> float:
-            both = so[index].sum() + os_[index].sum()
-            return float(so[index].sum() / both) if both else float("nan")
 
-        add("robustness_index", value, *interval(test.groups, index_of), note=f"k = {NEIGHBOURS}")
+def _row(label: str, dataset: Dataset, output: str, cases: Sequence[Case], means: dict[str, Mean]) -> Row:
+    notes = ("random weights, not pretrained",) if label.endswith(":none") else ()
+    place = (dataset.card.name, dataset.split, output, "class", "labels")
+    return Row(label, *place, metrics=tuple(means), cases=tuple(cases), means=means, notes=notes)
+
+
+def _probed(label: str, dataset: Dataset, output: str, guess: NDArray[Any], test: Features, seed: int) -> Row:
+    cases = []
+    for i, (case, said) in enumerate(zip(_cases(test), map(str, guess), strict=True)):
+        one = Named(str(test.labels[i]), said)
+        scores, records = {"label_accuracy": label_accuracy(one)}, {"balanced_accuracy": one}
+        cases.append(replace(case, scores=scores, records=records, words=case.words | {"found": said}))
+    means = analysis.means_of(("balanced_accuracy", "label_accuracy"), cases, seed)
+    return _row(label, dataset, output, cases, means)
+
+
+def _robust(label: str, dataset: Dataset, test: Features, seed: int) -> Row:
+    """Return the robustness index, and of each image the share among its own neighbours that tell."""
+    value, so, os_ = robustness(test)
+
+    counts = np.stack([so, os_], 1)
+    with np.errstate(invalid="ignore"):
+        shares = so / (so + os_)  # nan where no neighbour tells
+    cases = [replace(c, scores={"robustness_index": float(s)}) for c, s in zip(_cases(test), shares, strict=True)]
+    mean = pooled_by_group(INDEX, list(counts), [case.group for case in cases], resamples=RESAMPLES, seed=seed)
+    means = {"robustness_index": replace(mean, value=value)}
+    return _row(label, dataset, f"neighbours (k = {NEIGHBOURS})", cases, means)
+
+
+def _cases(test: Features) -> Iterator[Case]:
     for i, image in enumerate(test.ids):
-        row = {"encoder": label, "dataset": name, "image": image, "group": test.groups[i], "truth": test.labels[i]}
-        out.images.append({**row, **{measure: guess[i] for measure, guess in guesses.items()}})
+        yield Case(
+            image, str(test.groups[i]), {}, center=str(test.centres[i]) or None, words={"class": str(test.labels[i])}
+        )
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------
@@ -227,8 +237,8 @@ def bench_encoders(
     device: str = "cpu",
     seed: int = 0,
     say: Say | None = None,
-) -> Probed:
-    """Probe encoders on datasets and write results.json, table.md and per_image.csv into `out`.
+) -> Results:
+    """Probe encoders on datasets and write the files of a benchmark (`zoo.bench.run.bench`) into `out`.
 
     `encoders`: NAME or NAME:WEIGHTS. `datasets`: NAME or NAME:SPLIT to be judged on; the probes learn from
     `train_split` of the same dataset. `limit`: the first so many images of each split. Features are kept in
@@ -241,7 +251,8 @@ def bench_encoders(
         raise UserError("bench: --encoders: one is named twice. Expected each once.")
     opened = [_pair(text, train_split) for text in datasets]
     out.mkdir(parents=True, exist_ok=True)
-    found = Probed(out)
+    rows: list[Row] = []
+    failures: list[Failure] = []
     for one in chosen:
         embedder = None
         for test, train in opened:
@@ -254,19 +265,31 @@ def bench_encoders(
                 if not place.is_file():
                     embedder = embedder or _embedder(one, mpp, device, seed)
                     tell(f"{one.label}: {dataset.card.name}:{dataset.split}")
-                    _keep(place, collect(embedder, dataset, limit, mpp, found.failures))
+                    _keep(place, collect(embedder, dataset, limit, mpp, one.label, failures))
                 parts.append(_kept(place))
             judged = parts[1]
             assert judged is not None
-            before, name = len(found.scores), f"{test.card.name}:{test.split}"
-            scores_of(one.label, name, parts[0], judged, found)
-            if len(found.scores) == before:
+            made = rows_of(one.label, test, parts[0], judged, seed)
+            if not made:
                 raise UserError(
-                    f"bench: --encoders: {name} has images of one class only ({judged.labels[0]}), or no split to "
-                    "learn from and one centre. Expected two classes or more, and --probe-split or several centres."
+                    f"bench: --encoders: {test.card.name}:{test.split} has images of one class only "
+                    f"({judged.labels[0]}), or no split to learn from and one centre. Expected two classes or more, "
+                    "and --probe-split or several centres."
                 )
-    encoders_table.write(found)
-    return found
+            rows += made
+    said = {"train_split": train_split, "limit": limit, "mpp": mpp, "device": device, "seed": seed}
+    return _published(rows, failures, {"encoders": [one.label for one in chosen], **said}, out)
+
+
+def _published(rows: list[Row], failures: list[Failure], settings: dict[str, Any], out: Path) -> Results:
+    import torch
+
+    from zoo.training.folder import environment
+
+    machine = environment(str(settings["device"]), 1, torch.get_num_threads(), None)
+    found = Results(tuple(rows), tuple(failures), {"compared": ("encoder", "encoders"), **settings}, machine, out)
+    found = replace(found, analysis=analysis.analyse(found.tables(), settings["seed"]))
+    return report.publish(found, "Encoders", INTRO)
 
 
 def _pair(text: str, train_split: str) -> tuple[Dataset, Dataset | None]:
@@ -281,7 +304,7 @@ def _pair(text: str, train_split: str) -> tuple[Dataset, Dataset | None]:
         return test, None
 
 
-def _embedder(one: Named, mpp: Mpp, device: str, seed: int) -> Any:
+def _embedder(one: Chosen, mpp: Mpp, device: str, seed: int) -> Any:
     import torch
 
     from zoo.encoders import build_encoder, listing
@@ -293,7 +316,7 @@ def _embedder(one: Named, mpp: Mpp, device: str, seed: int) -> Any:
     return Embedder(encoder, How(tile=listing.info(one.name).size, mpp=mpp, batch=32, pool=pool), device)
 
 
-def _place(out: Path, one: Named, dataset: Dataset, limit: int | None, mpp: Mpp, seed: int) -> Path:
+def _place(out: Path, one: Chosen, dataset: Dataset, limit: int | None, mpp: Mpp, seed: int) -> Path:
     said = json.dumps([one.label, dataset.card.name, dataset.split, limit, mpp, seed])
     return out / "features" / f"{one.name.replace(':', '-')}-{hashlib.sha256(said.encode()).hexdigest()[:12]}.npz"
 

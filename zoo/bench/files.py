@@ -267,7 +267,8 @@ def _write_images(results: Results) -> None:
 
     per_image = {name for row in results.rows for case in row.cases for name in case.scores}
     names = [name for name in columns(results.rows) if name in per_image]
-    words = ("weights", "dataset", "split", "output", "truth", "image", "group", "center")
+    said = list(dict.fromkeys(name for row in results.rows for case in row.cases for name in case.words))
+    words = ("weights", "dataset", "split", "output", "truth", "image", "group", "center", *said)
     numbers = [("seconds", pa.float64()), ("memory_mib", pa.float64())]
     types = [*((name, pa.string()) for name in words), ("baseline", pa.bool_()), ("leaks", pa.bool_()), *numbers]
     schema = pa.schema([*types, *((name, pa.float64()) for name in names)])
@@ -277,7 +278,7 @@ def _write_images(results: Results) -> None:
             line: dict[str, Any] = {
                 name: getattr(row, name) for name in ("weights", "dataset", "split", "output", "truth")
             }
-            line |= {"image": case.image, "group": case.group, "center": case.center}
+            line |= {"image": case.image, "group": case.group, "center": case.center, **case.words}
             line |= {"baseline": row.baseline, "leaks": row.leaks > 0}
             line |= {"seconds": case.seconds, "memory_mib": case.memory}
             lines.append(line | {name: _nullable(case.scores.get(name)) for name in names})

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from zoo.bench import plot
+from zoo.bench import files, plot
 from zoo.bench import report_tables as tables
 from zoo.bench.analysis import leading
 from zoo.bench.report_tables import heading, text
@@ -31,6 +31,13 @@ def write(results: Results, title: str = "Benchmark", intro: str = "", extra: st
     path = results.out / "report.html"
     path.write_text(page(results, title, intro, extra), encoding="utf-8")
     return path
+
+
+def publish(results: Results, title: str = "Benchmark", intro: str = "") -> Results:
+    """Write every file of a benchmark (results.json, table.md, per_image.*, report.html) and return it."""
+    files.write(results)
+    write(results, title, intro)
+    return results
 
 
 def page(results: Results, title: str = "Benchmark", intro: str = "", extra: str = "") -> str:
@@ -69,11 +76,13 @@ def _said(results: Results) -> str:
     more = "".join(f" · {k} {v}" for k, v in options.items())
     failed = f" · <b>{len(results.failures)} failed</b>" if results.failures else ""
 
+    things = results.settings.get("compared", ("file of weights", "files of weights"))
+
     def count(n: int, word: str, plural: str) -> str:
         return f"{n} {word if n == 1 else plural}"
 
     return (
-        f'<p class="said">{count(weights, "file of weights", "files of weights")} · '
+        f'<p class="said">{count(weights, *things)} · '
         f"{count(datasets, 'dataset', 'datasets')} · {count(images, 'image', 'images')}{more}{failed}</p>"
     )
 
@@ -151,9 +160,7 @@ def _ranks(results: Results) -> str:
     found = results.analysis.ranking
     if found is None:
         return ""
-    from zoo.bench.files import ranked
-
-    return f"<section>\n<h2>Ranks</h2>\n<p>{text(ranked(found))}</p>\n{plot.ranks(found[1])}\n</section>"
+    return f"<section>\n<h2>Ranks</h2>\n<p>{text(files.ranked(found))}</p>\n{plot.ranks(found[1])}\n</section>"
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

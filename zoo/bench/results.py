@@ -22,8 +22,9 @@ FORMAT = 2
 @dataclass(frozen=True)
 class Case:
     """One image under one row: its scores, the seconds that the prediction took and its peak of memory in MiB, its
-    pictures (role -> file below the output folder), its centre, what it adds to pooled metrics, and, of boxes, which
-    class was taken for which (`zoo.families.score.Judged`)."""
+    pictures (role -> file below the output folder), its centre, what it adds to pooled metrics, of boxes, which class
+    was taken for which (`zoo.families.score.Judged`), and what is said of it in words (its class, what it was taken
+    for)."""
 
     image: str
     group: str
@@ -34,6 +35,7 @@ class Case:
     center: str | None = None
     records: dict[str, Any] = field(default_factory=dict, compare=False)
     confusion: tuple[tuple[str, ...], Any] | None = field(default=None, compare=False)
+    words: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zoo.bench import analysis, baselines, files, operating, processes, report, work
+from zoo.bench import analysis, baselines, operating, processes, report, work
 from zoo.bench.cache import Cache
 from zoo.bench.open import leaked, notes_on, open_all, open_named, refuse_leaks
 from zoo.bench.perturb import PERTURBATIONS
-from zoo.bench.results import Analysis, Failure, Results, Row
+from zoo.bench.results import Failure, Results, Row
 from zoo.bench.work import Judged, Outcome, Say, Settings, Unit, Weights
 from zoo.data.datasets import Dataset
 from zoo.errors import UserError, suggest
@@ -246,32 +246,9 @@ class Benchmark:
             environment(self.settings.device, 1, torch.get_num_threads(), None),
             self.out,
         )
-        found = replace(found, analysis=self._analysis(found.tables()))
-        files.write(found)
-        report.write(found)
-        return found
-
-    def _analysis(self, tables: Mapping[tuple[str, str, str], Sequence[Row]]) -> Analysis:
-        seed = self.settings.seed
-        leading = {key: analysis.leading(rows) for key, rows in tables.items()}
-        compared = {key: analysis.comparisons(rows, leading[key], seed) for key, rows in tables.items()}
-        return Analysis(
-            {key: found for key, found in compared.items() if found},
-            analysis.ranking(tables),
-            tuple(
-                (row, leading[key], means)
-                for key, rows in tables.items()
-                for row in rows
-                if leading[key] in row.means and (means := analysis.centres(row, leading[key], seed))
-            ),
-            tuple(
-                (key, output, pooled)
-                for key, rows in tables.items()
-                for output, pooled in analysis.seeds(rows, leading[key], self.recipes, seed)
-            ),
-            tuple(self.curves),
-            tuple(self.points),
-            tuple(self.notes),
+        more = {"curves": tuple(self.curves), "points": tuple(self.points), "notes": tuple(self.notes)}
+        return report.publish(
+            replace(found, analysis=analysis.analyse(found.tables(), self.settings.seed, self.recipes, **more))
         )
 
 

@@ -106,33 +106,37 @@ def run(args: argparse.Namespace) -> int:
             cache=not args.no_cache,
             **said,
         )
+    return _told(found)
+
+
+def _probe(args: argparse.Namespace, mpp: Any) -> int:
+    """Probe encoders and print their table."""
+    from zoo.bench.encoders import bench_encoders
+
+    return _told(
+        bench_encoders(
+            args.encoders,
+            args.datasets,
+            args.out,
+            train_split=args.probe_split,
+            limit=args.limit,
+            mpp=mpp,
+            device=device(args.device),
+            seed=args.seed,
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+    )
+
+
+def _told(found: Any) -> int:
+    """Print the tables and where the files are, and return the exit status."""
     from zoo.bench import terminal
 
     print(terminal.tables(found))
     print(f"table {found.out / 'table.md'}")
     print(f"report {found.out / 'report.html'}")
-    return found.status
-
-
-def _probe(args: argparse.Namespace, mpp: Any) -> int:
-    """Probe encoders and print their table."""
-    from zoo.bench import encoders_table
-    from zoo.bench.encoders import bench_encoders
-
-    found = bench_encoders(
-        args.encoders,
-        args.datasets,
-        args.out,
-        train_split=args.probe_split,
-        limit=args.limit,
-        mpp=mpp,
-        device=device(args.device),
-        seed=args.seed,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
-    )
-    print(encoders_table.terminal(found))
-    print(f"table {found.out / 'table.md'}")
-    return found.status
+    status: int = found.status
+    return status
 
 
 def _check_words(args: argparse.Namespace) -> None:

@@ -4,7 +4,8 @@ A metric is a function of what one pass over a pair of arrays has counted, the e
 (`semantic.confusion`), surfaces (`surface.surfaces`), a reliability table (`calibration.reliability`), a table of
 overlaps (`instances.overlap`), the same with the maps (`shapes.shapes`) or with classes (`types.typed`), two pictures
 (`picture.pair`), what they say of cells (`immunostain.Evidence`), two sets of boxes (`boxes.Pair`), nuclei on a
-picture (`calls.cells`). So any number of metrics costs one pass.
+picture (`calls.cells`), the class of an image and what it was taken for (`labels.Named`). So any number of metrics
+costs one pass.
 
 A name may carry an argument: `object_f1@0.7` (IoU), `centroid_f1@8` (pixels), `surface_dice@3` (pixels),
 `pearson@DAPI` (a channel), `cell_f1@CD8a` (a marker), `coco_ap50@WBC` (a class), `picture_fid@resnet50` (an encoder,
@@ -172,6 +173,10 @@ METRICS: Table = Table(
             "Macro F1 of the attributes of all matched boxes of all images",
             True,
             argument="attribute",
+        ),
+        "label_accuracy": About("labels", "max", 1.0, "1 where the class of an image is right, else 0"),
+        "balanced_accuracy": About(
+            "labels", "max", 1.0, "Share of a class's images that are right, mean over classes", True
         ),
         "fid": About("features", "min", None, "Frechet distance of the features of two sets of pictures"),
         "kid": About("features", "min", None, "Kernel distance (MMD²) of the features of two sets of pictures"),

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.metrics import boxes, calibration, coco, features, immunostain, instances, semantic, types
+from zoo.metrics import boxes, calibration, coco, features, immunostain, instances, labels, semantic, types
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,10 @@ def _ece_value(records: Sequence[Any]) -> float:
 
 ece_pooled = Pooled(_reliability_record, _ece_value)
 
+
+# --- images ---------------------------------------------------------------------------------------------------------
+
+balanced_accuracy = Pooled(lambda one: one, labels.balanced, additive=False)
 
 # --- objects ----------------------------------------------------------------------------------------------------------
 
