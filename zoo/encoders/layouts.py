@@ -142,8 +142,9 @@ def _later(hit: re.Match[str]) -> str:
     return f"layers.{int(hit[1]) + 1}.downsample."
 
 
-def _densenet(tensors: State) -> State:
-    """KimiaNet's and torchvision's DenseNet, old names (`norm.1`) included."""
+def densenet(tensors: Mapping[str, Tensor]) -> State:
+    """Return KimiaNet's or torchvision's DenseNet under timm's names, old names (`norm.1`) included; what is not of its
+    trunk is left out."""
     bare = {re.sub(r"\.(norm|conv)\.(\d)\.", r".\1\2.", n.removeprefix("features.")): v for n, v in tensors.items()}
     return {f"features.{n}": v for n, v in bare.items() if re.match(r"(?:conv0|norm[05]|denseblock|transition)", n)}
 
@@ -158,7 +159,7 @@ _CONVERT: dict[Layout, Callable[[State], State]] = {
     "transformers-dinov2": _transformers,
     "transformers-vit": _transformers,
     "swin": _swin,
-    "densenet": _densenet,
+    "densenet": densenet,
     "resnet": _resnet,
 }
 

@@ -7,7 +7,6 @@ the mean: features may be negative. The weights need an agreement with their aut
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import torch
 
 import zoo
 from zoo.cases import Case
+from zoo.encoders import layouts
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,18 +33,18 @@ def options(classes: int) -> dict[str, Any]:
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return our state dict of the published one, old torchvision names (`norm.1`) included. Raises `UserError`."""
-    found: dict[str, Tensor] = {}
-    for key, value in state.items():
-        name = re.sub(r"\.(norm|conv)\.(\d)\.", r".\1\2.", key.removeprefix("module."))
-        if name.startswith("model.0."):
-            first, _, rest = name.removeprefix("model.0.").partition(".")
-            found[f"pyramid.encoder.net.features_{first}.{rest}"] = value
-        elif name == "fc_4.weight":
-            found[f"heads.{TASK}.layers.0.weight"] = value[:, :, None, None]
-        elif name == "fc_4.bias":
-            found[f"heads.{TASK}.layers.0.bias"] = value
-        else:
-            raise UserError(f'kimianet: "{key}" is not in the published layout. Expected the released file.')
+    plain = {key.removeprefix("module."): value for key, value in state.items()}
+    body = {key: value for key, value in plain.items() if key not in ("fc_4.weight", "fc_4.bias")}
+    encoder = layouts.densenet({key.removeprefix("model.0."): v for key, v in body.items()})
+    strange = [key for key in body if not key.startswith("model.0.")]
+    if strange or len(encoder) != len(body):
+        shown = strange[0] if strange else "a part of its network"
+        raise UserError(f'kimianet: "{shown}" is not in the published layout. Expected the released file.')
+    found = {f"pyramid.encoder.net.features_{name.removeprefix('features.')}": v for name, v in encoder.items()}
+    if "fc_4.weight" in plain:
+        found[f"heads.{TASK}.layers.0.weight"] = plain["fc_4.weight"][:, :, None, None]
+    if "fc_4.bias" in plain:
+        found[f"heads.{TASK}.layers.0.bias"] = plain["fc_4.bias"]
     return found
 
 
