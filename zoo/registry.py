@@ -182,6 +182,7 @@ TABLES: dict[str, dict[str, str]] = {
         "mosaic": "zoo.data.compose:Mosaic",
         "noise": "zoo.data.steps:Noise",
         "randstainna": "zoo.data.stains:RandStainNA",
+        "restained": "zoo.data.steps:Restained",
         "rotate90": "zoo.data.steps:Rotate90",
         "stain-augment": "zoo.data.stains:StainAugment",
         "stain-jitter": "zoo.data.steps:StainJitter",

@@ -11,7 +11,9 @@ from PIL import Image
 
 from zoo.cards import dataset_card
 from zoo.data import open_dataset
+from zoo.data.augment import Augment
 from zoo.errors import DataError, UserError
+from zoo.schema import Component
 from zoo.types import Instances, Picture
 
 SIDE = 24
@@ -78,6 +80,35 @@ def test_orion(orion: Path) -> None:
     assert float(cells.values[250][names.index("Pan-CK")]) == pytest.approx(0.8)  # no call: the score
     assert np.isnan(cells.values[7][names.index("Pan-CK")])
     assert np.isnan(cells.values[7][names.index("FOXP3")])
+
+
+def test_restained_copies(orion: Path) -> None:
+    """Copies under the same names are a picture of the same field, and take the image's place now and then."""
+    told = {"restained": "he-restained"}
+    with pytest.raises(UserError, match=r"restained: .*jpeg is not there. Expected a copy of each tile"):
+        open_dataset("orion-crc", split="train", arguments=told)
+    (orion / "he-restained").mkdir()
+    for path in (orion / "he").glob("*.jpeg"):
+        Image.fromarray(picture(7)).save(orion / "he-restained" / path.name, quality=95)
+    sample = open_dataset("orion-crc", split="train", arguments=told)[0]
+    copy = sample.truth["restained"]
+    assert isinstance(copy, Picture)
+    assert np.abs(copy.data.astype(int) - sample.image).mean() > 20
+    augment = Augment([Component(name="restained"), Component(name="flips")])
+    taken = [augment(sample, seed) for seed in range(200)]
+    assert 0.15 < np.mean([sorted(s.image.ravel()) == sorted(copy.data.ravel()) for s in taken]) < 0.35
+    for one in taken[:20]:  # whichever it is, it lies as the fluorescence does
+        mif = one.truth["mif"]
+        assert isinstance(mif, Picture)
+        flip = next(f for f in ((), (-1,), (-2,), (-1, -2)) if np.array_equal(np.flip(mif.data, f), planes(17, 0)))
+        back = np.flip(one.image, flip)
+        assert np.array_equal(back, sample.image) or np.array_equal(back, copy.data)
+    without = sample.with_(truth={})
+    assert augment(without, 1).image.shape == sample.image.shape
+    with pytest.raises(UserError, match="is no picture"):
+        Augment([Component(name="restained", arguments={"truth": "cells", "p": 1})])(sample, 0)
+    with pytest.raises(UserError, match="17 channels of uint8"):
+        Augment([Component(name="restained", arguments={"truth": "mif", "p": 1})])(sample, 0)
 
 
 def test_orion_without_tables_of_slides_has_nuclei_alone(orion: Path) -> None:

@@ -25,7 +25,7 @@ from zoo.families.miphei.heads import Heads
 from zoo.families.miphei.options import MipheiOptions
 from zoo.families.miphei.targets import MarkerTarget
 from zoo.metrics import calls
-from zoo.types import Geometry, Instances, Picture, PicturePrediction, Sample
+from zoo.types import Batch, Geometry, Instances, Picture, PicturePrediction, Sample
 from zoo.verify.run import verify
 from zoo.weights.convert import Files
 
@@ -82,6 +82,7 @@ class TestMiphei(FamilyTester):
             "cells": "cells",
             "encoder": tiny(tune="full"),
         },
+        "foreground": {"foreground_head": True, "objective": ["mse", "foreground_focal"]},
     }
 
 
@@ -300,6 +301,9 @@ def test_pictures_of_16_bits_get_a_full_scale_each() -> None:
         ({"network": "unetr"}, "2 blocks. Expected 4 or more"),
         ({"network": "hemit", "tile": 100}, "100 px will not do. Expected a multiple of 256"),
         ({"markers": None}, "no marker to paint"),
+        ({"objective": ["foreground_focal"]}, "a head that is not there. Expected foreground_head: true"),
+        ({"network": "hemit", "foreground_head": True}, "the network hemit has no heads"),
+        ({"objective": ["cell_cluster"], "clusters": "AAA="}, "clusters: 1 numbers. Expected 4"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(change: dict[str, Any], words: str) -> None:
@@ -379,6 +383,80 @@ def test_calling_is_fitted_on_validation_cells() -> None:
     p = calls.called(means, found.calling.channels, found.calling.model_dump())
     assert p[0, 0] < 0.5 < p[1, 0]
     assert family.calibrate([one.with_(truth={})], lambda _: ({}, place)) is None
+
+
+def marked(count: int = 36, seed: int = 0) -> Sample:
+    """A field of nuclei whose brightness in each marker tells, with some noise, what they carry."""
+    rng = np.random.default_rng(seed)
+    nuclei = np.zeros((64, 64), np.int32)
+    for number in range(count):
+        row, column = divmod(number, 6)
+        nuclei[10 * row : 10 * row + 6, 10 * column : 10 * column + 6] = number + 1
+    carries = {n: rng.integers(0, 2, 3).astype(np.float32) for n in range(1, count + 1)}
+    planes = np.zeros((3, 64, 64), np.uint8)
+    for n, values in carries.items():
+        planes[:, nuclei == n] = (40 + 120 * values + rng.uniform(-10, 10, 3))[:, None].astype(np.uint8)
+    names = ("Hoechst", "CD3e", "Pan-CK")
+    truth = {"mif": Picture(planes, names), "cells": Instances(nuclei, values=carries, value_names=names)}
+    return Sample(str(seed), "d", np.zeros((3, 64, 64), np.uint8), truth=truth)
+
+
+def test_the_network_of_clusters_is_fitted_on_training_cells_and_stands_in_the_options() -> None:
+    said = options(objective=["mse", "cell_cluster"], cells="cells", positive_from=0.5)
+    found = Miphei.derive(said, [marked(seed=s) for s in range(3)])
+    assert found.clusters is not None
+    assert Miphei.derive(said, [marked(seed=s) for s in range(3)]).clusters == found.clusters
+    family = Miphei(MipheiOptions.model_validate(found.model_dump()))
+    assert family.clusters is not None
+    assert not any(p.requires_grad for p in family.clusters.parameters())
+    field = marked(seed=9)
+    cells, picture = field.truth["cells"], field.truth["mif"]
+    assert isinstance(cells, Instances)
+    assert isinstance(picture, Picture)
+    assert cells.values is not None
+    ids, means = calls.means(picture.data, cells.map)
+    with torch.no_grad():
+        positive = family.clusters(torch.tensor(means, dtype=torch.float32)) > 0
+    carried = np.array([cells.values[int(i)] for i in ids])[:, 1:] > 0.5  # the nuclear stain is not asked
+    assert (positive.numpy() == carried).mean() > 0.97
+    with pytest.raises(ValueError, match="0 training nuclei carry a value for each marker"):
+        Miphei.derive(said, [marked().with_(truth={"mif": picture})])
+    with pytest.raises(UserError, match="its network is not fitted"):
+        made(objective=["cell_cluster"])._given(Batch({}, {}), {}, torch.zeros(1, 3, 8, 8))
+
+
+def test_the_clusters_of_painted_nuclei_are_pulled_to_those_of_true_ones() -> None:
+    said = options(objective=["cell_cluster"], cells="cells", positive_from=0.5)
+    family = Miphei(Miphei.derive(said, [marked(seed=s) for s in range(3)]))
+    field = marked(seed=9)
+    maker = Miphei.targets(family.options, dataset_card("phantom-mif"))
+    targets = {k: torch.from_numpy(np.ascontiguousarray(v))[None] for k, v in maker(field).items()}
+    batch = Batch({"image": torch.zeros(1, 3, 64, 64)}, cast(Any, targets))
+    target = family.encoded(targets["markers"])
+    picture = (2 * torch.atanh(target.clamp(-0.89, 0.89).flip(1))).requires_grad_()  # as the wrong markers
+    before = family.loss({"picture": picture}, batch, 0.0)["cell_cluster"]
+    assert float(before) > float(family.loss({"picture": 2 * torch.atanh(target)}, batch, 0.0)["cell_cluster"])
+    (slope,) = torch.autograd.grad(before, picture)
+    after = family.loss({"picture": (picture - 5 * slope / slope.abs().max()).detach()}, batch, 0.0)["cell_cluster"]
+    assert float(after) < float(before)
+
+
+def test_a_foreground_is_learnt_and_changes_no_prediction() -> None:
+    family = made(foreground_head=True, objective=["mse", "foreground_focal"]).train()
+    field = marked()
+    maker = Miphei.targets(family.options, dataset_card("phantom-mif"))
+    targets = {k: torch.from_numpy(np.ascontiguousarray(v))[None] for k, v in maker(field).items()}
+    batch = Batch({"image": torch.rand(1, 3, 64, 64)}, cast(Any, targets))
+    maps = family(batch.inputs)
+    terms = family.loss(maps, batch, 0.0)
+    head = cast(Any, family.network).heads
+    (slope,) = torch.autograd.grad(terms["foreground_focal"], head.foreground.weight)
+    assert bool((slope != 0).any())
+    with torch.no_grad():
+        found = family.eval().decode(family.activate(family(batch.inputs)), [Geometry((64, 64))])[0]
+    assert set(found) == {"markers"}
+    assert isinstance(found["markers"], PicturePrediction)
+    assert found["markers"].data.shape == (3, 64, 64)
 
 
 @pytest.mark.parametrize("gated", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,6 +105,20 @@ def test_focal_and_dice() -> None:
     torch.testing.assert_close(markers.bce_dice(p, mask, positive_weight=3.0), entropy + 1 - dice)
 
 
+def given_besides(nuclei: torch.Tensor) -> dict[str, Any]:
+    torch.manual_seed(3)
+    network = markers.CellClusters(C, 2, hidden=8).double()
+    network.mean, network.std = torch.full((C,), 127.0), torch.full((C,), 60.0)
+    return {
+        "weights": torch.tensor([1.0, 3.0, 2.0]),
+        "foreground": torch.tensor([2.0, 1.0, 5.0]),
+        "nuclei": nuclei,
+        "network": network,
+        "limit": 0.9,
+        "foreground_logits": torch.randn(B, C, H, W, dtype=torch.float64),
+    }
+
+
 @pytest.mark.parametrize("name", sorted(markers.LOSSES))
 def test_what_is_not_known_does_not_count(name: str) -> None:
     """A marker that one sample lacks changes nothing there, has no gradient, and no number is nan."""
@@ -112,21 +127,23 @@ def test_what_is_not_known_does_not_count(name: str) -> None:
     known[1, 2] = False
     nuclei = torch.zeros(B, H, W, dtype=torch.int64)
     nuclei[:, 1:4, 1:4] = 1
-    everything = {"weights": torch.tensor([1.0, 3.0, 2.0]), "foreground": torch.tensor([2.0, 1.0, 5.0])}
-    everything["nuclei"] = nuclei
+    everything = given_besides(nuclei)
     given = {key: everything[key] for key in markers.NEEDS[name]}
     q, z = p.clone(), y.clone()
     q[1, 2], z[1, 2] = 0.5, -0.7
     q.requires_grad_()
+    logits = given.get("foreground_logits")
+    if logits is not None:  # it judges these, and not the picture
+        q = logits.requires_grad_()
     first = markers.LOSSES[name](p, y, known=known, **given)
-    second = markers.LOSSES[name](q, z, known=known, **given)
+    second = markers.LOSSES[name](p if logits is not None else q, z, known=known, **given)
     torch.testing.assert_close(first, second.detach())
     second.backward()
     assert q.grad is not None
     assert bool((q.grad[1, 2] == 0).all())
     assert bool((q.grad[0, 2] != 0).any())
     nothing = markers.LOSSES[name](p, y, known=torch.zeros_like(known), **given)
-    assert float(nothing) == 0
+    assert float(nothing.detach()) == 0
 
 
 @pytest.mark.parametrize("name", sorted(markers.LOSSES))
@@ -134,8 +151,7 @@ def test_all_known_is_no_mask(name: str) -> None:
     p, y = pictures()
     nuclei = torch.zeros(B, H, W, dtype=torch.int64)
     nuclei[:, 1:4, 1:4] = 1
-    everything = {"weights": torch.tensor([1.0, 3.0, 2.0]), "foreground": torch.tensor([2.0, 1.0, 5.0])}
-    everything["nuclei"] = nuclei
+    everything = given_besides(nuclei)
     given = {key: everything[key] for key in markers.NEEDS[name]}
     ones = torch.ones(B, C, H, W, dtype=torch.bool)
     torch.testing.assert_close(markers.LOSSES[name](p, y, **given), markers.LOSSES[name](p, y, known=ones, **given))
@@ -154,3 +170,30 @@ def test_clusters() -> None:
     wanted = network(theirs).sigmoid() > 0.5
     torch.testing.assert_close(loss, markers.foreground_focal(probability, wanted, alpha=0.5))
     assert not any(p.requires_grad for p in network.parameters())
+
+
+def test_the_term_of_clusters_takes_nuclei_that_carry_every_marker() -> None:
+    """By hand: means of each nucleus of the first image alone, brought from +-0.9 to 0 ... 255."""
+    p, y = pictures()
+    nuclei = torch.zeros(B, H, W, dtype=torch.int64)
+    nuclei[:, 1:4, 1:4], nuclei[:, 0:2, 5:7] = 7, 2
+    torch.manual_seed(1)
+    network = markers.CellClusters(C, 2, hidden=8).double()
+    network.mean, network.std = torch.full((C,), 127.0), torch.full((C,), 60.0)
+    known = torch.ones(B, C, 1, 1, dtype=torch.bool)
+    known[1, 2] = False
+    loss = markers.cell_cluster(p, y, nuclei=nuclei, network=network, known=known)
+
+    def means(x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([x[0, :, 0:2, 5:7].mean((1, 2)), x[0, :, 1:4, 1:4].mean((1, 2))])
+
+    ours, theirs = ((means(x) + 0.9) / 1.8 * 255 for x in (p, y))
+    torch.testing.assert_close(loss, markers.cell_clusters(ours, theirs, network)[0])
+
+
+def test_the_term_of_foreground() -> None:
+    _, y = pictures()
+    y = torch.where(y > 0.3, y, -0.9)
+    logits = torch.randn(B, C, H, W, dtype=torch.float64)
+    expected = markers.foreground_focal(logits, y > -0.9)
+    torch.testing.assert_close(markers.foreground_term(y, y, foreground_logits=logits), expected)

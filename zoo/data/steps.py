@@ -154,6 +154,33 @@ class Hole(Step):
         return sample.with_(image=emptied(sample.image), truth=truth)
 
 
+class Restained(Step):
+    """Take a copy of the image that was stained anew (by CycleGAN, in MIPHEI-ViT) in its place, where there is one.
+
+    `truth`: the key of the copy, a picture of the same field. Each time an image is drawn counts anew. Put it before
+    what changes light.
+    """
+
+    def __init__(self, truth: str = "restained", p: float = 0.25) -> None:
+        super().__init__(p)
+        self.truth = truth
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        copy = sample.truth.get(self.truth)
+        if copy is None:
+            return sample
+        where = f"augment: {self.name}: {sample.dataset}: {sample.id}: {self.truth}"
+        if not isinstance(copy, Picture):
+            raise UserError(f"{where} is no picture. Expected a copy of the image. Name another truth.")
+        data = copy.data
+        if data.dtype != sample.image.dtype or data.shape != sample.image.shape:
+            raise UserError(
+                f"{where} has {len(data)} channels of {data.dtype} and {data.shape[1:]} pixels. Expected those of the "
+                f"image: {len(sample.image)}, {sample.image.dtype}, {sample.shape}. Name another truth."
+            )
+        return sample.with_(image=data)
+
+
 # --- light in numpy ---------------------------------------------------------------------------------------------------
 
 

@@ -125,6 +125,18 @@ def foreground_focal(logits: Tensor, mask: Tensor, *, alpha: float = 0.75, gamma
     return (alpha * (1 - torch.exp(-entropy)).pow(gamma) * entropy).mean()
 
 
+def foreground_term(
+    picture: Tensor, target: Tensor, *, foreground_logits: Tensor, limit: float = 0.9, known: Tensor | None = None
+) -> Tensor:
+    """Return `foreground_focal` of the logits (B, C, H, W) of a head that says where a marker's value is above
+    -`limit`, over what is known; what is painted does not matter."""
+    wanted = target > -limit
+    if known is None:
+        return foreground_focal(foreground_logits, wanted)
+    there = known.expand_as(picture)
+    return foreground_focal(foreground_logits[there], wanted[there]) if there.any() else foreground_logits.sum() * 0
+
+
 def bce_dice(logits: Tensor, mask: Tensor, *, positive_weight: float | Tensor = 1.0, smooth: float = 1e-5) -> Tensor:
     """Return the binary cross-entropy, positives times `positive_weight`, plus 1 minus the soft Dice of all pixels of
     the batch together."""
@@ -219,6 +231,31 @@ def cell_clusters(
     return foreground_focal(found, wanted, alpha=alpha, gamma=gamma), found
 
 
+def cell_cluster(
+    picture: Tensor,
+    target: Tensor,
+    *,
+    nuclei: Tensor,
+    network: Callable[[Tensor], Tensor],
+    limit: float = 0.9,
+    known: Tensor | None = None,
+) -> Tensor:
+    """Return `cell_clusters` of the nuclei's means in painted and true values (from -`limit` to `limit`), brought to 0
+    to 255; 0 where there is no nucleus.
+
+    `known` as in `cell_mse`. `network` looks at all markers, so nuclei of an image that lacks one are left out.
+    """
+    if known is not None:
+        complete = known.expand_as(picture).flatten(2).any(2).all(1)
+        nuclei = torch.where(complete[:, None, None], nuclei, torch.zeros_like(nuclei))
+    ours, _ = cell_means(picture, nuclei)
+    theirs, _ = cell_means(target, nuclei)
+    if not len(ours):
+        return picture.sum() * 0
+    units = 255 / (2 * limit)
+    return cell_clusters((ours + limit) * units, (theirs + limit) * units, network)[0]
+
+
 NEEDS: dict[str, tuple[str, ...]] = {
     "mae": (),
     "mse": (),
@@ -230,6 +267,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "edge": (),
     "total_variation": (),
     "cell_mse": ("nuclei",),
+    "cell_cluster": ("nuclei", "network", "limit"),
+    "foreground_focal": ("foreground_logits", "limit"),
 }
 """Losses of a picture against a picture, and what each needs besides."""
 
@@ -244,5 +283,7 @@ LOSSES: dict[str, Callable[..., Any]] = {
     "edge": edge,
     "total_variation": total_variation,
     "cell_mse": cell_mse,
+    "cell_cluster": cell_cluster,
+    "foreground_focal": foreground_term,
 }
 """The same by name."""

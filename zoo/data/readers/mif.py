@@ -23,7 +23,7 @@ from zoo.io.images import IMAGE_SUFFIXES, read_image
 from zoo.schema import Schema
 from zoo.types import Instances, Picture, Sample, Truth
 
-MIF, CELLS = "mif", "cells"
+MIF, CELLS, RESTAINED = "mif", "cells", "restained"
 """Keys of the truths."""
 
 
@@ -143,6 +143,8 @@ class TilesArguments(Schema):
     """Table of slides: in_slide_name, nuclei_csv_path; none = nothing is known of single cells."""
     encoding: str = "log1p"
     """What the numbers of the pictures are."""
+    restained: str | None = None
+    """Folder of copies of the H&E tiles in other stains, under the same file names; none = there are no such copies."""
 
 
 class TilesReader(MarkerReader):
@@ -168,6 +170,8 @@ class TilesReader(MarkerReader):
             ):
                 said = {"image": image, "target": target, "nuclei": nuclei, "table": tables.get(str(slide))}
                 files = {role: self.place(str(value)) for role, value in said.items() if value}
+                copy = self._copy(files["image"].name)
+                files |= {} if copy is None else {RESTAINED: copy}
                 entries.append(Entry(Path(str(image)).stem, str(slide), None, split, files))
         if not entries:
             names = ", ".join(self.arguments.tables.values())
@@ -181,6 +185,19 @@ class TilesReader(MarkerReader):
             return {}
         rows = read_table(self.folder / name, ["in_slide_name", "nuclei_csv_path"])
         return {str(s): str(p) for s, p in zip(rows["in_slide_name"], rows["nuclei_csv_path"], strict=True) if p}
+
+    def _copy(self, name: str) -> Path | None:
+        """Return the restained copy of a tile; None where there are none. Raises `UserError` for one that lacks."""
+        folder = self.arguments.restained
+        if folder is None:
+            return None
+        path = self.folder / folder / name
+        if not path.is_file():
+            raise UserError(
+                f"{self.card.name}: restained: {path} is not there. Expected a copy of each tile, named as it is. "
+                "Restain all of them, or leave the argument out."
+            )
+        return path
 
     def place(self, path: str) -> Path:
         """Return the file that a path of a table means: itself, or the longest end of it below the folder."""
@@ -201,7 +218,10 @@ class TilesReader(MarkerReader):
     def read(self, entry: Entry) -> Sample:
         """Return one tile with its fluorescence and nuclei. Raises `DataError`."""
         image = read_rgb(entry.files["image"])
-        return self.sample(entry, image, self.truths(entry, image))
+        truths = self.truths(entry, image)
+        if RESTAINED in entry.files:
+            truths[RESTAINED] = Picture(read_rgb(entry.files[RESTAINED]), ("red", "green", "blue"))
+        return self.sample(entry, image, truths)
 
 
 # --- folders: HEMIT ---------------------------------------------------------------------------------------------------

@@ -40,3 +40,17 @@ class Heads(nn.ModuleList):
         lasts: list[Any] = [head[1] for head in self]  # type: ignore[index]
         weight, bias = torch.cat([c.weight for c in lasts]), torch.cat([c.bias for c in lasts])
         return F.conv2d(x, weight, bias, padding=1)  # one convolution in place of many
+
+
+class WithForeground(nn.Module):
+    """Heads, and one convolution beside them that says where each marker is: (B, width, H, W) -> (B, 2 M, H, W), what
+    goes into tanh first, then the logits of the foreground."""
+
+    def __init__(self, heads: Heads, width: int) -> None:
+        super().__init__()
+        self.paint = heads
+        self.foreground = nn.Conv2d(width, len(heads), 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return two planes a marker."""
+        return torch.cat([self.paint(x), self.foreground(x)], 1)

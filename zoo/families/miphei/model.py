@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from zoo.cards import DatasetCard
 from zoo.errors import suggest
 from zoo.families.base import Encoding, Family, IOSpec, Maps, MapSpec, Need, Output, Procedure, Supervised, TargetMaker
-from zoo.families.miphei import calling
+from zoo.families.miphei import calling, clusters
 from zoo.families.miphei.network import make_discriminator, make_network
 from zoo.families.miphei.options import MipheiOptions
 from zoo.families.miphei.procedure import Adversarial
@@ -44,6 +44,7 @@ class Miphei(Family):
             raise ValueError("markers: no marker to paint. Name them, or train on data whose card names channels")
         self.markers = options.markers
         self.network = make_network(options, len(RGB), len(self.markers))
+        self.clusters = clusters.build(options)
         self.judge: nn.Module | None = None
         if options.discriminator is not None:
             seen = len(self.seen_markers)
@@ -67,8 +68,11 @@ class Miphei(Family):
         colours = dict(zip(self.markers, marker_colours(self.markers), strict=True))
         output = Output("picture", truth=options.truth, channels=self.markers, colours=colours)
         divisor = int(cast(Any, self.network).divisor)
+        maps = {"picture": MapSpec(len(self.markers), "sigmoid")}
+        if options.foreground_head:
+            maps["foreground"] = MapSpec(len(self.markers), "sigmoid")
         return IOSpec(
-            maps={"picture": MapSpec(len(self.markers), "sigmoid")},
+            maps=maps,
             outputs={"markers": output},
             channels=RGB,
             encoding=Encoding("rgb8", tuple(mean), tuple(std)),
@@ -118,6 +122,13 @@ class Miphei(Family):
     @classmethod
     def derive(cls, options: MipheiOptions, samples: Sequence[Sample]) -> MipheiOptions:
         """Return options with what is measured on training samples. Raises `ValueError`."""
+        options = cls._measured(options, samples)
+        if options.needs("network") and options.clusters is None and options.markers is not None:
+            return options.model_copy(update={"clusters": clusters.fit(options, samples)})
+        return options
+
+    @classmethod
+    def _measured(cls, options: MipheiOptions, samples: Sequence[Sample]) -> MipheiOptions:
         complete = options.full_scale and options.statistics and options.dtype
         if options.markers is None or (complete and (options.normalise != "dataset" or options.mean)):
             return options
@@ -168,15 +179,18 @@ class Miphei(Family):
     # what it computes
 
     def forward(self, inputs: Mapping[str, Tensor], taps: Sequence[str] = ()) -> Maps:
-        """Return {"picture": (B, M, H, W)}: twice what goes into tanh, so that its sigmoid is the value in [0, 1].
+        """Return {"picture": (B, M, H, W)}: twice what goes into tanh, so that its sigmoid is the value in [0, 1]; with
+        `foreground_head` also {"foreground": (B, M, H, W)}, logits.
 
         `taps` names intermediate maps, as each network has them ("encoder.features", "fusion.0", "decoder" ...).
         """
         image = inputs["image"]
         height, width = image.shape[2:]
         seen: dict[str, Tensor] = {}
-        found = self.network(self._padded(image), seen if taps else None)
-        return {"picture": 2 * found[:, :, :height, :width], **{tap: seen[tap] for tap in taps}}
+        found = self.network(self._padded(image), seen if taps else None)[:, :, :height, :width]
+        count = len(self.markers)
+        more = {"foreground": found[:, count:]} if self.options.foreground_head else {}
+        return {"picture": 2 * found[:, :count], **more, **{tap: seen[tap] for tap in taps}}
 
     def _padded(self, image: Tensor) -> Tensor:
         """Return inputs mirrored at the right and below up to a multiple of the network's divisor."""
@@ -217,7 +231,7 @@ class Miphei(Family):
         if "markers" not in batch.targets:
             return {c.name: 0 * picture.mean() for c in self.options.objective}
         target, known = self.encoded(cast(Tensor, batch.targets["markers"])), self.known(batch)
-        given = self._given(batch, picture)
+        given = self._given(batch, maps, picture)
         found = {}
         for component in self.options.objective:
             needs = {name: given[name] for name in losses.NEEDS[component.name]}
@@ -227,8 +241,10 @@ class Miphei(Family):
             )
         return found
 
-    def _given(self, batch: Batch, like: Tensor) -> dict[str, Tensor]:
+    def _given(self, batch: Batch, maps: Maps, like: Tensor) -> dict[str, Any]:
         """Return what some losses want besides."""
+        if self.clusters is not None:
+            clusters.fitted(self.options)
         said = self.options.statistics
         ones = like.new_ones(len(self.markers))
         weights = ones if said is None else losses.contrast_weights(like.new_tensor(said.std))
@@ -239,7 +255,8 @@ class Miphei(Family):
         nuclei = cast(Tensor, nuclei)
         if "nuclei" in batch.has:
             nuclei = nuclei * batch.has["nuclei"].to(nuclei.device)[:, None, None]
-        return {"weights": weights, "foreground": share, "nuclei": nuclei}
+        more = {"network": self.clusters, "limit": self.options.limit, "foreground_logits": maps.get("foreground")}
+        return {"weights": weights, "foreground": share, "nuclei": nuclei, **more}
 
     # the discriminator
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from zoo.encoders import Encoder, build_encoder
+from zoo.families.miphei.heads import WithForeground
 from zoo.families.miphei.hemit import Hemit
 from zoo.families.miphei.matte import Matte
 from zoo.families.miphei.options import DiscriminatorOptions, MipheiOptions
@@ -39,7 +40,8 @@ def make_encoder(options: MipheiOptions, channels: int) -> Encoder:
 
 
 def make_network(options: MipheiOptions, channels: int, markers: int) -> nn.Module:
-    """Return the generator: (B, channels, H, W) -> what goes into tanh. Raises `ValueError`."""
+    """Return the generator: (B, channels, H, W) -> what goes into tanh, and with `foreground_head` as many planes of
+    logits behind it. Raises `ValueError`."""
     if options.network == "hemit":
         sizes: dict[str, Any] = options.hemit.model_dump()
         return Hemit(channels, markers, size=options.tile, **sizes)
@@ -54,6 +56,9 @@ def make_network(options: MipheiOptions, channels: int, markers: int) -> nn.Modu
         )
     else:
         made = Unet(encoder, markers, widths=options.widths, dropout=options.dropout, gated=options.gated)
+    if options.foreground_head:
+        heads: Any = made.heads
+        made.heads = WithForeground(heads, heads[0][1].in_channels)
     inside = {id(m) for m in encoder.modules()}
     begin([m for m in made.modules() if id(m) not in inside])
     return made

@@ -106,6 +106,9 @@ class MipheiOptions(Family.Options):
     """unetr over a CNN: two convolutions on the picture as the finest skip, in place of the picture itself."""
     gated: bool = True
     """Whether each head gates its map."""
+    foreground_head: bool = False
+    """Whether a further head, one convolution, says where each marker is above nothing; for `foreground_focal`. No
+    prediction shows it. Published as an option of the ConvNeXt network, off everywhere; here of all but hemit."""
     detail: tuple[PositiveInt, ...] = Field(default=(48, 96, 192), min_length=3, max_length=3)
     """matte: widths of the stream of detail at 1/2, 1/4 and 1/8."""
     fusion: tuple[PositiveInt, ...] = Field(default=(256, 128, 64, 32), min_length=4, max_length=4)
@@ -144,7 +147,10 @@ class MipheiOptions(Family.Options):
     """Deviation of the input from 0 to 1; none = as `normalise` says."""
     objective: tuple[Component, ...] = (Component(name="weighted_mse", weight=50.0),)
     """Terms that are minimised, each with a weight: mae, mse, l1_l2, weighted_mse, focal_l1, shrinkage, weighted_mae,
-    edge, total_variation, cell_mse."""
+    edge, total_variation, cell_mse, cell_cluster, foreground_focal."""
+    clusters: str | None = None
+    """cell_cluster: the network from a nucleus's means to what it carries, as `zoo.families.miphei.clusters` writes it;
+    none = fitted on training cells."""
     discriminator: DiscriminatorOptions | None = None
     """What judges the picture; none = no adversary (published)."""
     calling: Calling | None = None
@@ -186,6 +192,7 @@ class MipheiOptions(Family.Options):
 
     @model_validator(mode="after")
     def _together(self) -> MipheiOptions:
+        self._heads()
         if self.markers is None:
             return self
         count = len(self.markers)
@@ -200,11 +207,17 @@ class MipheiOptions(Family.Options):
             raise ValueError("the discriminator sees structural markers, and none of `structural` is among the markers")
         return self
 
+    def _heads(self) -> None:
+        if self.needs("foreground_logits") and not self.foreground_head:
+            raise ValueError("foreground_focal judges a head that is not there. Expected foreground_head: true")
+        if self.foreground_head and self.network == "hemit":
+            raise ValueError("foreground_head: the network hemit has no heads. Expected matte, unetr or unet")
+
     def structural_of(self) -> list[int]:
         """Return the numbers of the structural markers."""
         known = {name.lower() for name in self.structural}
         return [i for i, name in enumerate(self.markers or ()) if name.lower() in known]
 
     def needs(self, what: str) -> bool:
-        """Return whether some term needs "weights", "foreground" or "nuclei"."""
+        """Return whether some term needs "weights", "foreground", "nuclei", "network" or "foreground_logits"."""
         return any(what in losses.NEEDS[c.name] for c in self.objective)
