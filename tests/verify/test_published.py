@@ -55,7 +55,7 @@ def test_a_flipped_padding_is_found(run: Callable[[str], Report], monkeypatch: p
     report = run("cerberus/resnet34_dense")
     assert not report.ok
     assert report.errors["out.Gland-INST"] > 1e-4
-    assert report.errors["out.feature.stage4"] == 0
+    assert report.errors["out.feature.stage4"] < 1e-5  # rounding only: it lies before the fault
 
 
 def test_swapped_channels_are_found(run: Callable[[str], Report], monkeypatch: pytest.MonkeyPatch) -> None:
