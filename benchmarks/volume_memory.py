@@ -76,7 +76,9 @@ def main() -> None:
         # an untrained network says about 0.5 everywhere: nothing is a candidate at 0.99
         limit = {} if args.stub else {"prob": 0.99}
         out = Path(folder) / "out"
-        predict_files(model, [Path(folder) / "volume.npy"], out, progress=False, **limit)
+        found = predict_files(model, [Path(folder) / "volume.npy"], out, progress=False, **limit)
+        if found.failures:
+            raise SystemExit(found.failures[0]["error"])
         seconds = time.perf_counter() - began
         record = json.loads((out / "volume.prediction.json").read_text())
         size = (out / "volume.labels.tif").stat().st_size / 2**20
