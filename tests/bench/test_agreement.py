@@ -33,7 +33,7 @@ def one_thread() -> None:
 
 
 def test_validation_and_benchmark_agree(tmp_path: Path, one_thread: None) -> None:
-    torch.manual_seed(3)
+    torch.manual_seed(4)
     family = build.create("unet", MODEL).eval()
     loading = Loading.model_validate(
         {"datasets": [{"name": "phantom-nuclei", "split": "val", "limit": 4}], "batch": 3, "workers": 0}
@@ -49,5 +49,4 @@ def test_validation_and_benchmark_agree(tmp_path: Path, one_thread: None) -> Non
     assert {row.output for row in rows} == {"semantic", "instances"}
     for row in rows:
         for metric in set(metrics) & {name.rpartition("/")[2] for name in told if name.startswith(row.output)}:
-            # of batches of another size a pixel may round to another class: some 1e-6 of a mean over four images
-            assert row.means[metric].value == pytest.approx(told[f"{row.output}/{metric}"], abs=1e-4), metric
+            assert row.means[metric].value == pytest.approx(told[f"{row.output}/{metric}"], abs=1e-6), metric

@@ -153,14 +153,16 @@ def test_the_sample_that_came_in_is_not_changed() -> None:
     assert pickle.dumps(sample) == before
 
 
-# restained changes only samples that bring copies: tests/data/test_mif.py
-@pytest.mark.parametrize("name", sorted(set(registry.names("augmentation")) - {"albumentations", "restained"}))
+@pytest.mark.parametrize("name", sorted(set(registry.names("augmentation")) - {"albumentations"}))
 def test_every_registered_augmentation_works_by_name(name: str) -> None:
     rng = np.random.default_rng(0)
     sample = with_valid(labelled(3)).with_(image=rng.integers(0, 255, (3, 48, 64), np.uint8))
     augment = one(name)
+    if name == "restained":  # takes the place of the image where a sample brings a copy
+        copy = Picture(255 - sample.image, ("red", "green", "blue"))
+        sample = sample.with_(truth={**sample.truth, "restained": copy})
     other = sample.with_(image=255 - sample.image)
-    found = [augment(sample, seed, lambda _: other).image for seed in range(4)]
+    found = [augment(sample, seed, lambda _: other).image for seed in range(12)]
     assert any(image.shape != sample.image.shape or (image != sample.image).any() for image in found)
     assert augment.steps[0].name == name
 
