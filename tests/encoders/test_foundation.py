@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,11 @@ def test_what_is_built_is_what_is_written(name: str) -> None:
     millions, entries, width, prefix, positions = PUBLISHED[name]
     build_encoder("vit_tiny_patch16_224", weights="none", depth=1)  # the library is imported once
     info, known = listing.info(name), TABLE[name]
-    began = time.process_time()
+    gc.collect()  # else a sweep over all that this process holds falls into what is timed
+    began = time.thread_time()
     with torch.device("meta"):
         encoder = build_encoder(name, weights="none")
-    assert time.process_time() - began < 1.0
+    assert time.thread_time() - began < 1.0
     assert all(p.is_meta for p in encoder.parameters())
     count = sum(p.numel() for p in encoder.parameters())
     assert (round(count / 1e6, 2), len(encoder.state_dict())) == (millions, entries)
