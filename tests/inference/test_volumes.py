@@ -63,6 +63,20 @@ def centres(seed: int = 0) -> NDArray[np.uint8]:
     return volume
 
 
+def test_a_large_volume_may_have_more_candidates_than_a_block_but_does_not_consist_of_them() -> None:
+    volume = centres()
+    assert 30 < (volume > 0).sum() < volume.size / 4
+    few = predict_array(family(max_candidates=30), volume)["instances"]
+    many = predict_array(family(), volume)["instances"]
+    assert np.array_equal(few.map, many.map)
+    assert len(few.scores) == (volume > 0).sum()
+    with pytest.raises(UserError, match=r"candidates in the volume. Expected at most 30: .* Raise the threshold"):
+        predict_array(family(), volume, max_candidates=30)
+    count = volume.size
+    with pytest.raises(UserError, match=rf"{count} candidates in the volume. Expected at most {count // 4}: "):
+        predict_array(family(max_candidates=30_000, border=0), np.full(SHAPE, 3, np.uint8))
+
+
 def test_blocks_change_nothing() -> None:
     """Labels are unique and whole across borders: the same as without blocks, up to the order of equals."""
     volume = centres()

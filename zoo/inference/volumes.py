@@ -228,7 +228,7 @@ def found(work: Work) -> Any:
     """Return the objects of a volume, found on blocks and settled over the whole (the family's own kind)."""
     family: Any = work.family
     parts = [family.find(maps, read, core, work.grid.shape, **work.decode) for read, core, maps in work.maps()]
-    return family.settle(parts, **work.decode)
+    return family.settle(parts, work.grid.shape, **work.decode)
 
 
 def windows(shape: Sequence[int], sides: Sequence[int] = WINDOW) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:

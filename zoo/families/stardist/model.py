@@ -332,13 +332,19 @@ class StarDist(Family):
     def settle(
         self,
         parts: Sequence[Stars],
+        shape: Sequence[int],
         prob: float | None = None,
         nms: float | None = None,
         max_candidates: int | None = None,
     ) -> Stars:
-        """Return the objects that suppression over the candidates of all blocks leaves."""
+        """Return the objects that suppression over the candidates of all blocks of a volume of `shape` leaves.
+
+        Raises `UserError` where there are more candidates than `max_candidates`, or where nobody says a number, than
+        the options' and a quarter of the volume's grid points: a large volume may have many, none consists of them.
+        """
         del prob
-        stars = whole.joined(parts, max_candidates or self.options.max_candidates)
+        points = math.prod(-(-n // g) for n, g in zip(shape, self.grid, strict=True))
+        stars = whole.joined(parts, max_candidates or max(self.options.max_candidates, points // 4))
         rays = None if self.options.dims == 2 else self.options.directions
         return decode.survivors(stars, self.options.thresholds.nms if nms is None else nms, rays)
 

@@ -177,7 +177,8 @@ class StarDistOptions(Family.Options):
     border: NonNegativeInt = 2
     """Grid points along the image's border that give no candidates."""
     max_candidates: PositiveInt = 1_000_000
-    """Candidates of one image or block from which prediction stops with an error."""
+    """Candidates of one image or block from which prediction stops with an error; of a volume in blocks, these or a
+    quarter of its grid points."""
     tile: PositiveInt | Sizes | None = None
     """Side of the tiles or blocks that large images are cut into; none = 512 in 2-D, 128 in 3-D."""
     margin: NonNegativeInt | None = None
