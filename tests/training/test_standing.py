@@ -153,3 +153,42 @@ def test_a_checkpoint_of_the_format_before_is_read(
     folder = tmp_path / "other"
     resume(folder, progress=False)
     assert (folder / "last.safetensors").read_bytes() == (whole / "last.safetensors").read_bytes()
+
+
+def test_large_weights_are_written_sparingly_but_always_at_the_end(
+    tmp_path: Path, values: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `last.safetensors` taken for large and slow, it is written first, after each stage, and when stopped."""
+    train(Recipe.model_validate(staged(values, tmp_path / "whole")), progress=False)
+    monkeypatch.setattr(checkpoint.Sparing, "LARGE", -1)
+    monkeypatch.setattr(checkpoint.Sparing, "SHARE", 1_000_000)
+    written: list[int] = []
+    real = loop.Run.save_weights
+
+    def counted(self: loop.Run, path: Path, average: Any) -> None:
+        if path == self.folder.last:
+            written.append(self.clock.batches)
+        real(self, path, average)
+
+    monkeypatch.setattr(loop.Run, "save_weights", counted)
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7)
+        with pytest.raises(Interrupted):
+            train(Recipe.model_validate(staged(values, folder)), progress=False)
+    resume(folder, progress=False)
+    assert written == [2, 5, 7, 8, 10, 15]  # first, a stage's end, stopped; resumed: first, stages' ends
+    assert checksum(folder / "last.safetensors") == checksum(tmp_path / "whole" / "last.safetensors")
+
+
+def test_writing_is_due_where_it_takes_a_twentieth_of_the_time(tmp_path: Path) -> None:
+    path = tmp_path / "last.safetensors"
+    sparing = checkpoint.Sparing(path)
+    sparing.took, sparing.ended = 3.0, 100.0
+    assert sparing.due(101.0)  # there is none yet
+    path.write_bytes(b"small")
+    assert sparing.due(101.0)
+    with path.open("wb") as file:
+        file.truncate(checkpoint.Sparing.LARGE + 1)
+    assert not sparing.due(159.0)
+    assert sparing.due(160.0)

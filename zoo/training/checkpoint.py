@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,32 @@ def load(path: Path) -> dict[str, Any]:
             "Go on with the version of the package that wrote it, or start again."
         )
     return state
+
+
+class Sparing:
+    """Large weights are not written after every epoch where that would take more than a twentieth of the time.
+
+    A frozen encoder makes `last.safetensors` large and epochs short. A run is resumed from its checkpoint.
+    """
+
+    LARGE = 256 * 2**20
+    SHARE = 20
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.took, self.ended = 0.0, -math.inf
+
+    def due(self, now: float) -> bool:
+        """Return whether it is time to write: always where the file is small or not there."""
+        large = self.path.is_file() and self.path.stat().st_size > self.LARGE
+        return not large or now - self.ended >= self.SHARE * self.took
+
+    def write(self, how: Callable[[], None]) -> None:
+        """Write, and remember what it took."""
+        began = time.monotonic()
+        how()
+        self.ended = time.monotonic()
+        self.took = self.ended - began
 
 
 def tidy(folder: Path) -> None:

@@ -103,6 +103,7 @@ class Run:
         self.table = log.Table(folder.metrics, self.clock.batches if state else None) if self.first else None
         self.loggers: list[Any] = []
         self.seconds = time.monotonic()
+        self.sparing = checkpoint.Sparing(folder.last)
 
     # the run
 
@@ -249,7 +250,7 @@ class Run:
         """Save what there is when the data fail, and say how to go on below the error's own words."""
         if self.world > 1:
             return  # the other ranks are waiting elsewhere; the last checkpoint stands
-        work.save()
+        work.save(last=True)
         if self.stop.asked:
             raise Interrupted(self._how(f"stopped after batch {self.clock.batches}")) from None
         if isinstance(error, DataError | UserError):
@@ -405,12 +406,13 @@ class StageWork:
 
     # state
 
-    def save(self) -> None:
-        """Write last.safetensors and the checkpoint. Every rank calls this."""
+    def save(self, last: bool = False) -> None:
+        """Write the checkpoint, and last.safetensors if it is due or nothing follows. Every rank calls this."""
         self.terms.read()
         context, terms = self.context.state(self.gather), self.gather(self.terms.state())
         if self.run.first:
-            self.run.save_weights(self.run.folder.last, self.average)
+            if last or self.finished or self.run.stop.asked or self.run.sparing.due(time.monotonic()):
+                self.run.sparing.write(lambda: self.run.save_weights(self.run.folder.last, self.average))
             still = self._standing()
             average = None if self.average is None else self.average.state()
             state = {
