@@ -18,6 +18,7 @@ from zoo import registry
 from zoo.cards import DatasetCard
 from zoo.data.stains import from_component, to_component
 from zoo.errors import Problems, UserError
+from zoo.families import without
 from zoo.families.base import Family
 from zoo.schema import Component, Document, problems_of
 from zoo.weights import store
@@ -109,17 +110,30 @@ def load(name: str | Path, *, device: str | torch.device = "cpu", adapt: Adapt =
     _, meta = store.read_shapes(found.path)
     store.check_card(found, meta)
     family_name, options = _options(found.path, meta)
-    cls, values = checked(family_name, without_downloads(options | changes))
-    family = cls(values)
+    left = without.read(meta)
+    cls, values = checked(family_name, without_downloads(options | changes, left.encoders if left else ()))
+    family = _built(cls, values, left, found.path)
     notes: list[str] = []
     plan = None if adapt == "none" else adaptation(adapt, options, values.model_dump(mode="json"), notes)
-    store.load_file(family, found.path, plan)
+    store.load_file(family, found.path, plan, left.entries if left else ())
+    if left:
+        without.check(left, family, found.path)
     family.weights_name = found.name
     family.weights_metadata = meta
     family.weights_notes = tuple(notes)
     if "stain" in meta:
         family.stain = from_component(Component.model_validate(json.loads(meta["stain"])))
     return family.eval().to(device)
+
+
+def _built(cls: type[Family], values: Any, left: without.Left | None, path: Path) -> Family:
+    """Return the untrained module; of an encoder that the file lacks with its own weights. Raises `UserError`."""
+    if left is None:
+        return cls(values)
+    try:
+        return cls(values)
+    except UserError as error:
+        raise UserError(f"{path}: {without.how(left)}. {error}") from None
 
 
 def fits(path: Path) -> str:
@@ -147,11 +161,21 @@ def with_options(path: Path, options: Any) -> None:
     store.write_tensors(path, tensors, meta | {"options": told})
 
 
-def without_downloads(options: Any) -> Any:
-    """Return options in which no part asks for pretrained weights: those of the file replace them anyway."""
+def without_downloads(options: Any, keep: Sequence[str] = ()) -> Any:
+    """Return options in which no part asks for pretrained weights: those of the file replace them anyway; but for
+    foundation encoders of those names, which the file does not hold."""
+    if not keep:
+        return _without(options)
+    kept: Any = json.loads(json.dumps(options))
+    return _without(kept, [(id(mapping), key) for mapping, key, name in without.places(kept) if name in keep])
+
+
+def _without(options: Any, held: Sequence[tuple[int, str]] = ()) -> Any:
     if isinstance(options, Mapping):
         return {
-            k: "none" if k in ("weights", "encoder_weights") and isinstance(v, str) else without_downloads(v)
+            k: "none"
+            if k in ("weights", "encoder_weights") and isinstance(v, str) and (id(options), k) not in held
+            else _without(v, held)
             for k, v in options.items()
         }
-    return [without_downloads(v) for v in options] if isinstance(options, list) else options
+    return [_without(v, held) for v in options] if isinstance(options, list) else options

@@ -12,7 +12,7 @@ from typing import Any
 import zoo
 from zoo.cards import read_weights_card
 from zoo.errors import UserError
-from zoo.families import build
+from zoo.families import build, without
 from zoo.families.base import Family
 from zoo.fetch import checksum
 from zoo.publish import card as cards
@@ -92,16 +92,26 @@ def push(run: Path, out: Path, wish: Wish, say: Say) -> Path:
         raise UserError(
             f"{run}: {bound[0]}. Expected data whose licence does. Where its owner has agreed, add --with-permission"
         )
+    left = None if wish.permission else without.plan(family, family.weights_metadata)
+    if left is not None and wish.form != "hub":
+        raise UserError(
+            f"{run}: --format {wish.form} is whole, and the licence of the encoder {left.encoders[0]} lets nobody "
+            "give it away. Expected --format hub, which leaves it out. Where its owner agreed, add --with-permission"
+        )
     _empty(out)
     results = _results(found.path, recipe, wish, say)
     file = out / FILE
     kept: dict[str, Any] = {
         k: v for k, v in family.weights_metadata.items() if k not in ("format", "family", "options")
     }
-    build.save(family, file, half=wish.half, **kept)
+    if left is None:
+        build.save(family, file, half=wish.half, **kept)
+    else:
+        without.save(left, family, file, family.weights_metadata, half=wish.half, **kept)
     source = {"kind": "folder", "file": FILE, "sha256": checksum(file), "size": file.stat().st_size}
     licence = {"code": "Apache-2.0", "weights": {"name": wish.licence, "allows": list(allows), "url": _page(wish)}}
     notes = ["Stored in half precision."] if wish.half else []
+    notes += [f"{without.how(left)}."] if left else []
     notes += [f"{line}; given away with its owner's permission." for line in bound]
     shown = _example(family, recipe, out, say)
     notes += [f"example.png: image, then what the model says; the image is of {shown}."] if shown else []

@@ -13,7 +13,7 @@ from zoo import registry
 from zoo.cards import dataset_card
 from zoo.data.stains import from_component, to_component
 from zoo.errors import UserError, suggest
-from zoo.families import build
+from zoo.families import build, without
 from zoo.families.base import Family, Procedure
 from zoo.recipe import Data, Recipe, Stage, Train
 from zoo.training import feed
@@ -102,8 +102,9 @@ def start_from(family: Family, name: str) -> str:
     A head whose shape differs (other classes) starts anew. Raises `UserError` where less than half fits.
     """
     found = store.find(name)
-    tensors, _ = store.read_tensors(found.path)
-    own = family.state_dict()
+    tensors, meta = store.read_tensors(found.path)
+    left = without.read(meta)
+    own = {k: v for k, v in family.state_dict().items() if left is None or k not in left.entries}
     fitting = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
     if 2 * len(fitting) < len(own):
         lines = store.difference(own, tensors)

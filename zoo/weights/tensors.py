@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,15 +153,20 @@ _GROUP = 2**26
 """Bytes of a file that are mapped into memory at a time."""
 
 
-def load_file(module: nn.Module, path: Path, change: Change | None = None) -> dict[str, str]:
+def load_file(
+    module: nn.Module, path: Path, change: Change | None = None, absent: Collection[str] = ()
+) -> dict[str, str]:
     """Copy a safetensors file into a module, entry by entry, every one accounted for, and return its metadata.
+
+    `absent`: entries of the module that the file does not hold, and that stay as they are.
 
     The file is mapped a part at a time, so that loading takes no memory beside the module's own; floats of other widths
     become the module's. `change` makes fitting entries of those that differ in shape. Raises `UserError`.
     """
     import torch
 
-    own = module.state_dict()
+    left = set(absent)
+    own = {name: value for name, value in module.state_dict().items() if name not in left}
     shapes, meta = read_shapes(path)
     changed = {} if change is None else change(own, shapes, meta)
     refuse_difference(own, {**shapes, **{k: own[k] for k in changed}}, str(path))
