@@ -13,8 +13,10 @@ import zoo
 from zoo.encoders import build_encoder
 from zoo.errors import UserError
 from zoo.families import build, without
+from zoo.publish import card as cards
 from zoo.publish.folder import Wish, push
 from zoo.recipe import load_recipe
+from zoo.training.setup import start_from
 from zoo.weights import store
 from zoo.weights.gather import How
 from zoo.weights.pull import pull
@@ -52,16 +54,20 @@ def have_kimianet(served: Path, cache: Path, seed: int, monkeypatch: pytest.Monk
     pull("kimianet", How(origin=str(served), accept=True))
 
 
-def make_run(folder: Path, change: Any = None) -> Path:
-    """Write what a training leaves, without the training."""
+def make_run(folder: Path, change: Any = None, weights: str = "published", start: str | None = None) -> Path:
+    """Write what a training leaves, without the training; `start`: the file whose weights it began with."""
     folder.mkdir()
-    (folder / "recipe.yaml").write_text(RECIPE)
+    (folder / "recipe.yaml").write_text(RECIPE.replace("encoder_weights: published", f"encoder_weights: {weights}"))
     recipe = load_recipe(folder / "recipe.yaml")
     torch.manual_seed(0)
     family = zoo.create("unet", **recipe.values()["model"], channels=["red", "green", "blue"])
     if change is not None:
         change(family)
-    build.save(family, folder / "best.safetensors", recipe_hash=recipe.content_hash(), trained_on=SEEN)
+    said: dict[str, Any] = {"recipe_hash": recipe.content_hash(), "trained_on": SEEN}
+    if start is not None:
+        start_from(family, start)
+        said["started_from"] = [start]
+    build.save(family, folder / "best.safetensors", **said)
     return folder
 
 
@@ -83,9 +89,13 @@ def test_the_encoder_is_left_out_and_filled_in_where_it_is(tmp_path: Path, monke
     assert set(left.entries) == encoder
     assert "zoo weights pull kimianet.published" in (pushed / "README.md").read_text()
     one, other = zoo.load(run), zoo.load(pushed)
-    assert all(torch.equal(v, other.state_dict()[k]) for k, v in one.state_dict().items())
+    whole = one.state_dict()
+    assert all(torch.equal(v, whole[k]) for k, v in other.state_dict().items())
+    bare = zoo.create("unet", **load_recipe(run / "recipe.yaml").model | {"encoder_weights": "none"})
+    start_from(bare, str(pushed))  # the recipe that goes on may say none: the start says which
+    assert all(torch.equal(v, whole[k]) for k, v in bare.state_dict().items())
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    first, second = (m.predict(image)["semantic"].probability for m in (one, other))
+    first, second = (m.predict(image).probability for m in (one, other))
     assert np.array_equal(first, second)
 
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "empty"))
@@ -115,6 +125,24 @@ def test_what_cannot_be_left_out_is_not_given_away(tmp_path: Path, monkeypatch: 
     plain = Wish(name="tiny-bound.lab", licence="CC-BY-NC-4.0", judge=False, form="plain")
     with pytest.raises(UserError, match="--format plain is whole, and the licence of the encoder kimianet"):
         push(make_run(tmp_path / "run"), tmp_path / "other", plain, quiet)
+
+
+def test_what_a_run_started_from_binds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    have_kimianet(tmp_path / "served", tmp_path / "cache", 1, monkeypatch)
+    first = make_run(tmp_path / "run")
+    later = make_run(tmp_path / "later", weights="none", start=str(first))  # its own options ask for no weights
+    pushed = push(later, tmp_path / "out", WISH, quiet)
+    left = without.read(store.read_shapes(pushed / "model.safetensors")[1])
+    assert left is not None
+    assert len(left.entries) == 725
+    one, other = zoo.load(later).state_dict(), zoo.load(pushed).state_dict()
+    assert all(torch.equal(v, other[k]) for k, v in one.items())
+    assert cards.bound_by_start([str(later)]) == []
+    assert cards.bound_by_start(["quickstart.v1"]) == []
+    (line,) = cards.bound_by_start(["stain-asp-bci-her2.published", "stain-asp-bci-her2.published"])
+    assert line.endswith("its licence (not stated) does not let one give away what started from it")
+    (line,) = cards.bound_by_start([str(tmp_path / "gone")])
+    assert line.endswith("whether that may be given away is not known")
 
 
 def test_random_and_free_encoders_are_given_away() -> None:

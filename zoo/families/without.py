@@ -49,13 +49,16 @@ def read(meta: Mapping[str, str]) -> Left | None:
 # --- which encoders ---------------------------------------------------------------------------------------------------
 
 
-def places(options: Any) -> Iterator[tuple[dict[str, Any], str, str]]:
-    """Yield (mapping, key, foundation encoder) of each place in options that names its weights, which are not none."""
+def places(options: Any, random: bool = False) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """Yield (mapping, key, foundation encoder) of each place in options that names its weights.
+
+    Those that are none, an encoder drawn at random, only where `random`.
+    """
     from zoo.encoders import foundation
 
     if isinstance(options, list):
         for part in options:
-            yield from places(part)
+            yield from places(part, random)
     if not isinstance(options, dict):
         return
     for key, value in options.items():
@@ -63,9 +66,9 @@ def places(options: Any) -> Iterator[tuple[dict[str, Any], str, str]]:
         if key.endswith("encoder") and isinstance(name, str) and name in foundation.TABLE:
             inner = value.get("arguments") or {} if isinstance(value, dict) else {}
             for mapping, said in ((options, f"{key}_weights"), (inner, "weights")):
-                if mapping.get(said, "none") != "none":
+                if mapping.get(said, "none") != "none" or (random and said in mapping):
                     yield mapping, said, name
-        yield from places(value)
+        yield from places(value, random)
 
 
 def forbidden(name: str, use: str) -> bool:
@@ -78,7 +81,7 @@ def forbidden(name: str, use: str) -> bool:
 def published(options: Mapping[str, Any], names: Any) -> dict[str, Any]:
     """Return options in which the encoders of those names have their published weights, wherever theirs came from."""
     found: dict[str, Any] = json.loads(json.dumps(options))
-    for mapping, key, name in list(places(found)):
+    for mapping, key, name in list(places(found, random=True)):
         if name in names:
             mapping[key] = "published"
     return found
@@ -95,7 +98,8 @@ def plan(family: Family, meta: Mapping[str, str]) -> Left | None:
     no derivatives.
     """
     options = json.loads(meta.get("options", "{}"))
-    names = {name for _, _, name in places(options) if forbidden(name, "redistribution")}
+    started = bool(json.loads(meta.get("started_from", "[]")))  # then an encoder that says none may hold published ones
+    names = {name for _, _, name in places(options, random=started) if forbidden(name, "redistribution")}
     if not names:
         return None
     fresh = type(family)(type(family).Options.model_validate(published(options, names)))

@@ -11,6 +11,7 @@ from zoo.cards import WeightsCard, dataset_card
 from zoo.errors import UserError
 from zoo.families.base import Family
 from zoo.recipe import Recipe
+from zoo.weights import store
 
 
 def numbers(results: Mapping[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
@@ -58,6 +59,32 @@ def bound_by(trained_on: Sequence[Mapping[str, Any]]) -> list[str]:
         if "derivatives" not in licence.allows:
             found.append(f"{name}: its licence ({licence.name}) does not let one give away what was trained on it")
     return found
+
+
+def bound_by_start(started_from: Sequence[str]) -> list[str]:
+    """Return a sentence for each file of weights with a card, behind those that a run started from, whose licence does
+    not let one give away what was made from it."""
+    found: list[str] = []
+    for name in dict.fromkeys(started_from):
+        card, earlier = _start(name)
+        if card is not None and "derivatives" not in (licence := card.licence.weights).allows:
+            found.append(f"{name}: its licence ({licence.name}) does not let one give away what started from it")
+        elif card is None and earlier is None:
+            found.append(
+                f"{name}: where it started is not on this machine; whether that may be given away is not known"
+            )
+        found += [line for line in bound_by_start(earlier or ()) if line not in found]
+    return found
+
+
+def _start(name: str) -> tuple[WeightsCard | None, list[str] | None]:
+    """Return the card of the weights that a run started from, and what those started from; None where not here."""
+    try:
+        start = store.find(name)
+    except UserError:
+        known = store.card_index()
+        return (store.card(name) if name in known else None), None
+    return start.card, json.loads(store.read_shapes(start.path)[1].get("started_from", "[]"))
 
 
 def commit_of(run: Path) -> str | None:

@@ -88,9 +88,11 @@ def push(run: Path, out: Path, wish: Wish, say: Say) -> Path:
     allows = _allows(wish)
     text = licence_text(wish)
     bound = cards.bound_by(json.loads(family.weights_metadata.get("trained_on", "[]")))
+    bound += cards.bound_by_start(json.loads(family.weights_metadata.get("started_from", "[]")))
     if bound and not wish.permission:
         raise UserError(
-            f"{run}: {bound[0]}. Expected data whose licence does. Where its owner has agreed, add --with-permission"
+            f"{run}: {bound[0]}. Expected data and weights whose licence does. Where its owner has agreed, add "
+            "--with-permission"
         )
     left = None if wish.permission else without.plan(family, family.weights_metadata)
     if left is not None and wish.form != "hub":

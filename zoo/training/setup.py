@@ -103,8 +103,9 @@ def start_from(family: Family, name: str) -> str:
     """
     found = store.find(name)
     tensors, meta = store.read_tensors(found.path)
-    left = without.read(meta)
-    own = {k: v for k, v in family.state_dict().items() if left is None or k not in left.entries}
+    if without.read(meta):  # the file lacks an encoder: loading fills it in, and refuses another
+        tensors = build.load(name).state_dict()
+    own = family.state_dict()
     fitting = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
     if 2 * len(fitting) < len(own):
         lines = store.difference(own, tensors)
