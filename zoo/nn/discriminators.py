@@ -6,10 +6,10 @@ from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from zoo.nn.antialias import BlurDownsample
 from zoo.nn.norms import InstanceNorm2d
+from zoo.nn.spectral import spectral_norm
 
 SPECTRAL = {
     "weight_orig": "parametrizations.weight.original",

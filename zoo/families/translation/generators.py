@@ -12,13 +12,13 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from zoo.encoders import Pyramid
 from zoo.encoders.base import Encoder
 from zoo.families.translation.norms import Instance
 from zoo.nn.antialias import BlurDownsample, BlurUpsample
 from zoo.nn.discriminators import PlainNorm, conv
+from zoo.nn.spectral import spectral_norm
 
 
 def norm_of(norm: PlainNorm, channels: int) -> nn.Module:
