@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,18 +86,27 @@ def _how(args: argparse.Namespace) -> How:
 def _pull(args: argparse.Namespace) -> int:
     from zoo.weights.pull import pull
 
-    how, status = _how(args), 0
+    how = _how(args)
     names = _known(_wanted(args))
+
+    def one(name: str) -> str:
+        found = pull(name, how)
+        return f"{found.name} {found.path}"
+
+    return _each(names, one)
+
+
+def _each(names: list[str], say: Callable[[str], str]) -> int:
+    """Print what is said of each name and return the exit status: 1 where one of several failed, and was told."""
+    status = 0
     for name in names:
         try:
-            found = pull(name, how)
+            print(say(name))
         except ZooError as error:
             if len(names) == 1:
                 raise
             print(error, file=sys.stderr)
             status = 1
-            continue
-        print(f"{found.name} {found.path}")
     return status
 
 
@@ -112,18 +122,9 @@ def _mirror(args: argparse.Namespace) -> int:
 
     if not args.out:
         raise UserError("zoo weights mirror: --out DIR is missing. Say where to write")
-    how, out, status = _how(args), Path(args.out).expanduser(), 0
+    how, out = _how(args), Path(args.out).expanduser()
     names = _known(_wanted(args))
-    for name in names:
-        try:
-            folder = mirror(name, out, how)
-        except ZooError as error:
-            if len(names) == 1:
-                raise
-            print(error, file=sys.stderr)
-            status = 1
-            continue
-        print(f"{name} {folder or 'comes with histozoo: nothing to mirror'}")
+    status = _each(names, lambda name: f"{name} {mirror(name, out, how) or 'comes with histozoo: nothing to mirror'}")
     print(f"there: ZOO_MIRROR={out} zoo weights pull {' '.join(names)}", file=sys.stderr)
     return status
 

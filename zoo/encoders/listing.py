@@ -20,6 +20,7 @@ from typing import Any, Literal
 from zoo.encoders import foundation
 from zoo.encoders.foundation import Foundation
 from zoo.errors import UserError, suggest
+from zoo.schema import Component
 
 FILE = Path(__file__).with_name("names.json")
 SEE = "zoo list encoders"
@@ -137,6 +138,15 @@ def info(name: str) -> Info:
         imagenet=entry.get("imagenet"),
         build=entry.get("build", {}),
     )
+
+
+def known(component: Component) -> Component:
+    """Return a component that names an encoder: what a schema checks with. Raises `ValueError`."""
+    try:
+        info(component.name)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return component
 
 
 def _foundation(name: str, known: Foundation) -> Info:

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from zoo.encoders import listing
-from zoo.errors import UserError, suggest
+from zoo.errors import suggest
 from zoo.families.base import Family
 from zoo.families.cerberus.objects import RULES, Rule
 from zoo.schema import Component, Schema
@@ -109,14 +109,7 @@ class CerberusOptions(Family.Options):
     margin: NonNegativeInt = 152
     """Pixels at a tile's border that are not trusted; the published network sees 152 px around a pixel."""
 
-    @field_validator("encoder")
-    @classmethod
-    def _encoder(cls, value: Component) -> Component:
-        try:
-            listing.info(value.name)
-        except UserError as error:
-            raise ValueError(str(error)) from None
-        return value
+    _encoder = field_validator("encoder")(listing.known)
 
     @model_validator(mode="after")
     def _consistent(self) -> CerberusOptions:

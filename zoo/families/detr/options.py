@@ -15,7 +15,6 @@ from pydantic import (
 )
 
 from zoo.encoders import listing
-from zoo.errors import UserError
 from zoo.families.base import Family
 from zoo.schema import Component, Schema
 
@@ -145,14 +144,7 @@ class DetrOptions(Family.Options):
     margin: NonNegativeInt = 128
     """Pixels at a tile's border that are not trusted: half the largest object or more."""
 
-    @field_validator("encoder")
-    @classmethod
-    def _encoder(cls, value: Component) -> Component:
-        try:
-            listing.info(value.name)
-        except UserError as error:
-            raise ValueError(str(error)) from None
-        return value
+    _encoder = field_validator("encoder")(listing.known)
 
     @model_validator(mode="after")
     def _consistent(self) -> DetrOptions:

@@ -16,7 +16,6 @@ from pydantic import (
 )
 
 from zoo.encoders import listing
-from zoo.errors import UserError
 from zoo.families.base import Family
 from zoo.families.stardist import rays as ray_kinds
 from zoo.families.stardist.rays import Rays
@@ -212,10 +211,7 @@ class StarDistOptions(Family.Options):
         if (self.backbone == "encoder") != (self.encoder is not None):
             raise ValueError("an encoder goes with backbone: encoder, and the other way round. Write both or neither")
         if self.encoder is not None and self.dims == 2:
-            try:
-                listing.info(self.encoder.name)
-            except UserError as error:
-                raise ValueError(str(error)) from None
+            listing.known(self.encoder)
         for part, name in ((self.unet, "kernel"), (self.unet, "pool"), (self.resnet, "kernel")):
             sizes = getattr(part, name)
             if sizes is not None and len(sizes) != self.dims:

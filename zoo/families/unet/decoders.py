@@ -60,15 +60,12 @@ def _without_idle(decoder: Any) -> Any:
     return decoder
 
 
-def unet(*, channels: Widths = UNET_WIDTHS, attention: bool = False, interpolation: str = "nearest") -> Plan:
-    """U-Net (Ronneberger et al. 2015). `channels`: widths from the coarsest block; their number is the depth."""
-
+def _unet(load: Callable[[], Any], channels: Widths, attention: bool, interpolation: str) -> Plan:
+    """Return the plan of a U-Net whose class `load` imports."""
     _check_unet(channels, attention)
 
     def build(in_channels: int, levels: Widths) -> Any:
-        from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
-
-        decoder = UnetDecoder(
+        decoder = load()(
             (in_channels, *levels),
             tuple(channels),
             n_blocks=len(channels),
@@ -78,26 +75,28 @@ def unet(*, channels: Widths = UNET_WIDTHS, attention: bool = False, interpolati
         return _without_idle(decoder)
 
     return Plan(_halves(len(channels)), build, channels[-1], 1, 3)
+
+
+def unet(*, channels: Widths = UNET_WIDTHS, attention: bool = False, interpolation: str = "nearest") -> Plan:
+    """U-Net (Ronneberger et al. 2015). `channels`: widths from the coarsest block; their number is the depth."""
+
+    def load() -> Any:
+        from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+
+        return UnetDecoder
+
+    return _unet(load, channels, attention, interpolation)
 
 
 def unetplusplus(*, channels: Widths = UNET_WIDTHS, attention: bool = False, interpolation: str = "nearest") -> Plan:
     """U-Net++ with dense skips (Zhou et al. 2018). Arguments as for `unet`."""
 
-    _check_unet(channels, attention)
-
-    def build(in_channels: int, levels: Widths) -> Any:
+    def load() -> Any:
         from segmentation_models_pytorch.decoders.unetplusplus.decoder import UnetPlusPlusDecoder
 
-        decoder = UnetPlusPlusDecoder(
-            (in_channels, *levels),
-            tuple(channels),
-            n_blocks=len(channels),
-            attention_type="scse" if attention else None,
-            interpolation_mode=interpolation,
-        )
-        return _without_idle(decoder)
+        return UnetPlusPlusDecoder
 
-    return Plan(_halves(len(channels)), build, channels[-1], 1, 3)
+    return _unet(load, channels, attention, interpolation)
 
 
 def manet(*, channels: Widths = UNET_WIDTHS, reduction: int = 16, pab_channels: int = 64) -> Plan:

@@ -8,7 +8,6 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_
 
 from zoo import losses, registry
 from zoo.encoders import listing
-from zoo.errors import UserError
 from zoo.families.base import Family
 from zoo.schema import Component, Schema
 
@@ -97,14 +96,7 @@ class UNetOptions(Family.Options):
             losses.check(component)
         return value
 
-    @field_validator("encoder")
-    @classmethod
-    def _encoder(cls, value: Component) -> Component:
-        try:
-            listing.info(value.name)
-        except UserError as error:
-            raise ValueError(str(error)) from None
-        return value
+    _encoder = field_validator("encoder")(listing.known)
 
     @field_validator("decoder")
     @classmethod
