@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo.bench import analysis, compare
+from zoo.bench.results import Case, Row
 from zoo.bench.statistics import pooled_by_group
 from zoo.metrics import instances, pooled
 
@@ -82,6 +84,70 @@ def test_pairs_are_compared_on_what_both_have() -> None:
     assert found.p == found.adjusted == pytest.approx(2 / 2**5)
     assert found.lowest == pytest.approx(0.0625)
     assert found.few  # five groups cannot be significant
+
+
+def averaged() -> pooled.Pooled:
+    """A pooled number that is a mean over images, so that the plain comparison is its twin."""
+
+    def value(records: Any) -> float:
+        total, count = np.sum(np.asarray(records, np.float64), axis=0)
+        return float(total / count)
+
+    return pooled.Pooled(lambda one: (one, 1.0), value)
+
+
+@pytest.mark.parametrize("groups", [6, 12])
+def test_a_pooled_mean_is_compared_as_the_mean(groups: int) -> None:
+    rng = np.random.default_rng(6)
+    values = rng.normal(0.5, 0.1, (2, 3 * groups)) + np.array([[0.06], [0.0]])
+    rows = {n: {str(i): (v, f"g{i // 3}") for i, v in enumerate(row)} for n, row in zip("ab", values, strict=True)}
+    (plain,) = compare.compare("dice", rows)
+    records = {n: {i: ((v, 1.0), g) for i, (v, g) in row.items()} for n, row in rows.items()}
+    (found,) = compare.compare_pooled("dice", averaged(), records)
+    assert found.difference.value == pytest.approx(plain.difference.value)
+    assert (found.difference.images, found.difference.groups) == (3 * groups, groups)
+    assert found.p == pytest.approx(plain.p, abs=1e-12 if groups == 6 else 0.03)
+    for one, other in ((found.difference.low, plain.difference.low), (found.difference.high, plain.difference.high)):
+        assert one == pytest.approx(other, abs=0.015)
+    assert found.detectable == pytest.approx(plain.detectable, rel=0.15)
+    assert compare.compare_pooled("dice", averaged(), records) == [found]
+
+
+def test_a_table_of_pooled_numbers_alone_is_compared_by_group() -> None:
+    rng = np.random.default_rng(7)
+
+    def row(name: str, wrong: float) -> Row:
+        cases = []
+        for i in range(12):
+            truth = rng.integers(0, 5, (8, 8))
+            said = np.where(rng.random((8, 8)) < wrong, 0, truth)
+            record = pooled.pq_pooled.record(instances.overlap(truth, said))
+            cases.append(Case(f"i{i}", f"g{i // 2}", {}, records={"pq_pooled": record}))
+        means = analysis.means_of(["pq_pooled"], cases, 0)
+        return Row(name, "d", "test", "cells", "t", "instances", ("pq_pooled",), tuple(cases), means)
+
+    rows = [row("good", 0.02), row("bad", 0.4)]
+    (found,) = analysis.comparisons(rows, "pq_pooled", 0)
+    assert found.difference.value == pytest.approx(rows[0].means["pq_pooled"].value - rows[1].means["pq_pooled"].value)
+    assert (found.difference.images, found.difference.groups) == (12, 6)
+    assert found.difference.low is not None
+    assert 0 < found.difference.low < found.difference.value
+    assert found.p == pytest.approx(2 / 2**6)
+    (same,) = analysis.comparisons([rows[0], replace(rows[0], weights="twin")], "pq_pooled", 0)
+    assert (same.difference.value, same.p) == (0.0, 1.0)
+
+
+def test_records_that_cannot_be_exchanged_have_no_p() -> None:
+    biased = replace(averaged(), drawn=False)
+    rows = {n: {str(i): ((v, 1.0), f"g{i}") for i in range(6)} for n, v in (("a", 0.9), ("b", 0.7))}
+    (found,) = compare.compare_pooled("dice", biased, rows)
+    assert (found.difference.low, found.p) == (None, pytest.approx(2 / 2**6))
+    assert math.isnan(found.detectable)
+    other = {n: {i: (np.zeros((3, k)) + 1, g) for i, (_, g) in rows[n].items()} for n, k in (("a", 1), ("b", 2))}
+    (found,) = compare.compare_pooled("dice_pooled", pooled.dice_pooled, other)
+    assert math.isnan(found.p)
+    (found,) = compare.compare_pooled("dice", averaged(), {"a": rows["a"], "b": {"z": ((0.7, 1.0), "g0")}})
+    assert (found.difference.images, found.difference.groups) == (0, 0)
 
 
 def test_ranks_by_hand() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoo import registry
-from zoo.bench.compare import Comparison, Ranking, Scores, Seeds, compare, pool_seeds, rank
+from zoo.bench.compare import Comparison, Ranking, Records, Scores, Seeds, compare, compare_pooled, pool_seeds, rank
 from zoo.bench.perturb import PERTURBATIONS, area
 from zoo.bench.results import Analysis, Case, Row
 from zoo.bench.statistics import Mean, mean_by_group, pooled_by_group
@@ -40,6 +40,11 @@ def means_of(metrics: Sequence[str], cases: Sequence[Case], seed: int) -> dict[s
 def scores_of(row: Row, metric: str) -> Scores:
     """Return image -> (value, group) of a row."""
     return {c.image: (c.scores[metric], c.group) for c in row.cases if metric in c.scores}
+
+
+def records_of(row: Row, metric: str) -> Records:
+    """Return image -> (what it adds to a pooled metric, group) of a row."""
+    return {c.image: (c.records[metric], c.group) for c in row.cases if metric in c.records}
 
 
 def leading(rows: Sequence[Row]) -> str:
@@ -93,6 +98,10 @@ def comparisons(rows: Sequence[Row], metric: str, seed: int) -> list[Comparison]
         chosen.setdefault(best.weights, best)
     if len(chosen) < 2:
         return []
+    if METRICS[metric].pooled:
+        return compare_pooled(
+            metric, function(metric), {n: records_of(r, metric) for n, r in chosen.items()}, seed=seed
+        )
     return compare(metric, {name: scores_of(row, metric) for name, row in chosen.items()}, seed=seed)
 
 

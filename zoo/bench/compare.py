@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.bench.statistics import FEW, Mean, mean_by_group
+from zoo.bench.statistics import FEW, POOLED_RESAMPLES, Mean, mean_by_group
 
 EXACT = 14
 """Up to so many groups every flip of signs is counted; beyond, `FLIPS` are drawn."""
 FLIPS = 20_000
+POOLED_EXACT = 8
+"""The same of a pooled number, which is taken anew at each exchange; beyond, `POOLED_FLIPS` are drawn."""
+POOLED_FLIPS = 500
 POWER = 0.8
 
 
@@ -91,8 +95,6 @@ def detectable(differences: Sequence[float], groups: Sequence[str], *, alpha: fl
     (t(1 - alpha / 2) + t(0.8)) times the cluster-robust standard error of the mean, t with G - 1 degrees of freedom
     (Bloom, 1995; CR1 of Cameron and Miller, 2015). nan with fewer than two groups.
     """
-    from scipy.stats import t
-
     numbers = np.asarray(differences, np.float64)
     if not len(numbers):
         return math.nan
@@ -100,9 +102,14 @@ def detectable(differences: Sequence[float], groups: Sequence[str], *, alpha: fl
     if len(sums) < 2:
         return math.nan
     rest = sums - counts * numbers.mean()
-    free = len(sums) - 1
-    error = math.sqrt(len(sums) / free * float(rest @ rest)) / len(numbers)
-    return float((t.ppf(1 - alpha / 2, free) + t.ppf(POWER, free)) * error)
+    return _shown(math.sqrt(len(sums) / (len(sums) - 1) * float(rest @ rest)) / len(numbers), len(sums), alpha)
+
+
+def _shown(error: float, groups: int, alpha: float = 0.05) -> float:
+    """Return the difference that a test shows with a power of 0.8, of its standard error."""
+    from scipy.stats import t
+
+    return float((t.ppf(1 - alpha / 2, groups - 1) + t.ppf(POWER, groups - 1)) * error)
 
 
 Scores = Mapping[str, tuple[float, str]]
@@ -121,11 +128,90 @@ def compare(metric: str, rows: Mapping[str, Scores], *, seed: int = 0) -> list[C
         p = permutation_p(differences, groups, seed=seed)
         lowest = 2.0 ** (1 - mean.groups) if mean.groups else math.nan
         found.append(Comparison(metric, first, second, mean, p, p, detectable(differences, groups), lowest))
+    return _corrected(found)
+
+
+def _corrected(found: Sequence[Comparison]) -> list[Comparison]:
     adjusted = holm([c.p for c in found])
-    return [
-        Comparison(c.metric, c.first, c.second, c.difference, c.p, q, c.detectable, c.lowest)
-        for c, q in zip(found, adjusted, strict=True)
-    ]
+    return [replace(c, adjusted=q) for c, q in zip(found, adjusted, strict=True)]
+
+
+# --- pooled numbers ---------------------------------------------------------------------------------------------------
+
+Records = Mapping[str, tuple[Any, str]]
+"""Image -> (what it adds to a pooled number, group)."""
+
+
+def compare_pooled(
+    metric: str, pooled: Any, rows: Mapping[str, Records], *, resamples: int = POOLED_RESAMPLES, seed: int = 0
+) -> list[Comparison]:
+    """Return every pair of rows compared by a number that no single image has (`zoo.metrics.pooled.Pooled`).
+
+    The difference is that of the two numbers of the images that both have. Its interval draws whole groups, the same
+    for both; `p` is that of a permutation test that exchanges the two weights' records of whole groups: all 2^G
+    exchanges up to `POOLED_EXACT` groups, else `POOLED_FLIPS` drawn ones and the observed one; `detectable` takes its
+    standard error from the resamples. A number that drawing with replacement biases (`drawn` is False) has its
+    difference and p alone; records of different shape cannot be exchanged, and p is nan.
+    """
+    found = []
+    for first, second in combinations(rows, 2):
+        a, b = rows[first], rows[second]
+        shared = [i for i in a if i in b]
+        pair = [a[i][0] for i in shared], [b[i][0] for i in shared]
+        names, index = np.unique(np.asarray([a[i][1] for i in shared], dtype=object).astype(str), return_inverse=True)
+        mean, error = _apart(pooled, pair, index, len(names), resamples, seed)
+        p = _exchanged(pooled, pair, index, seed) if math.isfinite(mean.value) else math.nan
+        lowest = math.nan
+        if mean.groups:
+            exact = mean.groups <= POOLED_EXACT
+            lowest = 2.0 ** (1 - mean.groups) if exact else 1 / (POOLED_FLIPS + 1)
+        size = _shown(error, mean.groups) if math.isfinite(error) else math.nan
+        found.append(Comparison(metric, first, second, mean, p, p, size, lowest))
+    return _corrected(found)
+
+
+def _apart(
+    pooled: Any, pair: tuple[list[Any], list[Any]], index: NDArray[np.int64], groups: int, resamples: int, seed: int
+) -> tuple[Mean, float]:
+    """Return the difference of two pooled numbers with its interval, and its standard error (nan where unknown)."""
+    images = len(index)
+    if not images:
+        return Mean(math.nan, None, None, 0, 0), math.nan
+    mine, other = (pooled.resampler(records) for records in pair)
+    value = float(mine(np.arange(images)) - other(np.arange(images)))
+    if groups < 2 or not math.isfinite(value) or not pooled.drawn:
+        return Mean(value, None, None, images, groups), math.nan
+    members = [np.flatnonzero(index == g) for g in range(groups)]
+    rng = np.random.default_rng(seed)
+    drawn = (np.concatenate([members[g] for g in rng.integers(0, groups, groups)]) for _ in range(resamples))
+    told = np.asarray([found for i in drawn if math.isfinite(found := mine(i) - other(i))])
+    if len(told) < 2:
+        return Mean(value, None, None, images, groups), math.nan
+    low, high = np.quantile(told, [0.025, 0.975])
+    error = float(told.std(ddof=1)) * math.sqrt(groups / (groups - 1))  # resamples of few groups spread too little
+    return Mean(value, float(low), float(high), images, groups), error
+
+
+def _exchanged(pooled: Any, pair: tuple[list[Any], list[Any]], index: NDArray[np.int64], seed: int) -> float:
+    """Return the two-sided p of the test that exchanges the records of whole groups."""
+    records = [*pair[0], *pair[1]]
+    if pooled.additive and len({np.shape(record) for record in records}) > 1:
+        return math.nan
+    again, images, count = pooled.resampler(records), len(index), int(index.max()) + 1
+    every = np.arange(images)
+
+    def apart(flip: NDArray[np.bool_]) -> float:
+        moved = images * flip[index]
+        return abs(float(again(every + moved) - again(every + images - moved)))
+
+    observed = apart(np.zeros(count, bool)) * (1 - 1e-9)
+    if count <= POOLED_EXACT:
+        flips = (np.arange(2**count)[:, None] >> np.arange(count)) & 1 > 0
+        told = [found for flip in flips if math.isfinite(found := apart(flip))]
+        return sum(found >= observed for found in told) / len(told)
+    drawn = np.random.default_rng(seed).random((POOLED_FLIPS, count)) < 0.5
+    told = [found for flip in drawn if math.isfinite(found := apart(flip))]
+    return (1 + sum(found >= observed for found in told)) / (1 + len(told))
 
 
 # --- ranks over groups ------------------------------------------------------------------------------------------------
