@@ -117,7 +117,7 @@ def script(toys: ModuleType, site: list[str]) -> Callable[..., subprocess.Comple
             env=toys.environment(site),
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=400,
             check=False,
         )
 

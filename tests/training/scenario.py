@@ -10,6 +10,8 @@ Used as a script: the import of torch and Lightning, which takes longer than the
         resume:OUT            resume the run in OUT
         pair:OUT[:N]          train on two processes, as torchrun would start them; the second gets SIGTERM in batch N
         pair-resume:OUT       resume that
+        fsdp:OUT[:N], fsdp-resume:OUT       the same with weights spread over the two
+        again:OUT:RUN         resume a copy of a run of two processes on one
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -25,7 +28,7 @@ from typing import Any
 
 from zoo.errors import ZooError
 from zoo.recipe import Recipe
-from zoo.training import checkpoint, loop, run
+from zoo.training import checkpoint, loop, run, shard
 
 
 def kill() -> None:
@@ -71,8 +74,11 @@ def act(values: dict[str, Any], action: str) -> None:
         in_checkpoint(int(number[0]))
     elif what == "term":
         after_batch(int(number[0]), lambda: os.kill(os.getpid(), signal.SIGTERM))
-    if what.startswith("pair"):
+    if what.startswith(("pair", "fsdp")):
         pair(values, what, out, *number)
+    elif what == "again":
+        shutil.copytree(number[0], out)
+        run.resume(out, devices=1, accelerator="cpu", progress=False)
     elif what == "resume":
         run.resume(out, progress=False)
     else:
@@ -87,13 +93,16 @@ def pair(values: dict[str, Any], what: str, out: str, number: str = "") -> None:
     rank = 1 if second == 0 else 0
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "GROUP_RANK": 0, "MASTER_PORT": port}
     os.environ.update({k: str(v) for k, v in place.items()}, MASTER_ADDR="127.0.0.1", TORCHELASTIC_RUN_ID="pair")
+    note_bytes(Path(out), rank)
+    shard.LARGE = int(os.environ.get("LARGE", shard.LARGE))
     if number and rank == 1:
         after_batch(int(number), lambda: os.kill(os.getpid(), signal.SIGTERM))
     status = 0
     try:
-        if what == "pair":
+        if not what.endswith("resume"):
             recipe = Recipe.model_validate({**values, "output": out})
-            run.train(recipe, devices=2, strategy="ddp", accelerator="cpu", progress=False)
+            strategy = "fsdp" if what == "fsdp" else "ddp"
+            run.train(recipe, devices=2, strategy=strategy, accelerator="cpu", progress=False)
         else:
             run.resume(out, accelerator="cpu", progress=False)
     except SystemExit as error:
@@ -108,6 +117,26 @@ def pair(values: dict[str, Any], what: str, out: str, number: str = "") -> None:
     os._exit(status)
 
 
+def note_bytes(out: Path, rank: int) -> None:
+    """Write what a process holds of weights, moments and averages when a stage ends, in bytes of each: stored-RANK."""
+    close = loop.StageWork.close
+
+    def patched(self: loop.StageWork) -> None:
+        close(self)
+        moving = {n: p for n, p in self.run.family.named_parameters() if p.requires_grad}
+        moments = [s.values() for m in self.context.movers.values() for s in m.optimizer.state.values()]
+        held = {
+            "blocks": len(self.run.shards.modules) - 1 if self.run.shards else 0,
+            "weights": [shard.local(p) for p in moving.values()],
+            "moments": [shard.local(t) for values in moments for t in values if t.ndim],
+            "averages": [shard.local(self.average.values[n]) for n in moving] if self.average else [],
+        }
+        sums = {k: v if isinstance(v, int) else sum(t.numel() * t.element_size() for t in v) for k, v in held.items()}
+        (out / f"stored-{rank}.json").write_text(json.dumps(sums))
+
+    loop.StageWork.close = patched  # type: ignore[method-assign]
+
+
 def digest(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
@@ -117,6 +146,10 @@ def main() -> None:
     import lightning.fabric  # noqa: F401  (paid once, before forking)
 
     from zoo.data import loading  # noqa: F401
+
+    if any(action.startswith("fsdp") for action in sys.argv[2:]):
+        import torch._dynamo
+        import torch.distributed.fsdp  # noqa: F401
 
     for action in sys.argv[2:]:
         pid = os.fork()

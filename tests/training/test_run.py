@@ -399,11 +399,9 @@ def test_a_dry_run_writes_nothing_and_says_what_a_run_costs(tmp_path: Path, reci
     assert max(map(len, lines)) <= 80
 
 
-def test_a_strategy_that_splits_the_model_is_refused(recipe: Any) -> None:
-    with pytest.raises(
-        UserError, match=r'--strategy: "fsdp" will not do: .* holds the whole model. Expected auto or ddp. .*bf16'
-    ):
-        train(recipe(), strategy="fsdp", progress=False)
+def test_a_strategy_that_is_none_is_refused(recipe: Any) -> None:
+    with pytest.raises(UserError, match=r'"deepspeed" will not do. To spread .*: --strategy fsdp. Expected auto, ddp'):
+        train(recipe(), strategy="deepspeed", progress=False)
     with pytest.raises(UserError, match=r"Did you mean ddp\?"):
         train(recipe(), strategy="dpp", progress=False)
 

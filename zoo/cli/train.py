@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--devices", default=None, metavar="N", help="devices of each machine, or auto (default 1)")
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="machines (default 1)")
-    parser.add_argument("--strategy", default="auto", metavar="NAME", help="auto or ddp (default auto)")
+    parser.add_argument("--strategy", default="auto", metavar="NAME", help="auto, ddp or fsdp (default auto)")
     parser.add_argument("--accelerator", default="auto", metavar="NAME", help="auto, cpu, gpu or mps (default auto)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 

@@ -190,6 +190,9 @@ class Context(Protocol):
 class Procedure:
     """How one step of training goes."""
 
+    copies_weights: ClassVar[bool] = False
+    """Whether a step copies or averages the family's weights itself: then they cannot be spread over devices."""
+
     def __init__(self, **options: Any) -> None:
         self.options = options
 

@@ -17,6 +17,7 @@ from zoo.families.base import Family, Player, Procedure
 from zoo.recipe import Train
 from zoo.training.ema import Average
 from zoo.training.optim import Constant, groups_of, make
+from zoo.training.shard import Shards, mean_gradient, optimizer_state
 
 
 def step_seed(seed: int, batch_index: int, rank: int) -> int:
@@ -112,8 +113,11 @@ class StepContext:
         accumulate: int,
         average: Average | None = None,
         all_reduce: Callable[[Tensor], Tensor] | None = None,
+        shards: Shards | None = None,
     ) -> None:
+        """`all_reduce` gives the mean over processes of what each holds whole; `shards` the parts where it does not."""
         self.movers = movers
+        self.shards = shards
         self.accumulate = accumulate
         self.average = average
         self.all_reduce = all_reduce
@@ -136,11 +140,14 @@ class StepContext:
         if player in self._updated:
             raise RuntimeError(f'player "{player}" was updated twice in one step; the procedure must sum its losses')
         self._updated.add(player)
-        if loss.requires_grad:
-            share = loss / self.accumulate if self.accumulate > 1 else loss
-            if mover.scaler is not None:
-                share = mover.scaler.scale(share)
-            with torch.autocast(share.device.type, enabled=False):
+        share = loss / self.accumulate if self.accumulate > 1 else loss
+        if mover.scaler is not None:
+            share = mover.scaler.scale(share)
+        with torch.autocast(share.device.type, enabled=False):
+            if self.shards is not None:
+                turn = list(self.movers).index(player), len(self.movers)
+                self.shards.backward(share, mover.parameters, turn, retain)
+            elif share.requires_grad:
                 torch.autograd.backward(share, retain_graph=retain, inputs=mover.parameters)
         mover.pending += 1
         mover.due = mover.due or mover.pending >= self.accumulate
@@ -149,9 +156,11 @@ class StepContext:
 
     def flush(self, everything: bool = False) -> None:
         """Move the players whose gradients are complete; `everything` also those that still wait for more."""
-        for mover in self.movers.values():
-            if mover.due or (everything and mover.pending):
-                self._move(mover)
+        ready = [m for m in self.movers.values() if m.due or (everything and m.pending)]
+        for mover in ready:
+            self._move(mover)
+        if ready and self.shards is not None:
+            self.shards.moved(more=len(self._updated) < len(self.movers))
 
     def log(self, terms: Mapping[str, Tensor | float]) -> None:
         """Record named numbers of this step."""
@@ -186,11 +195,15 @@ class StepContext:
     def state(self, gather: Callable[[Any], list[Any]]) -> dict[str, Any]:
         """Return tensors and plain values that `load` takes back.
 
-        Gradients that wait for a step are among them, those of every rank: `gather` collects them.
+        Gradients that wait for a step are among them, those of every rank: `gather` collects them. Where parameters are
+        cut, every rank calls this and the first one gets all of it whole.
         """
+        whole = self.shards.collect if self.shards is not None else lambda value: value
+        if self.shards is not None:
+            gather = lambda value: [whole(value)]  # noqa: E731  (they are already the mean over ranks)
         return {
             name: {
-                "optimizer": m.optimizer.state_dict(),
+                "optimizer": whole(m.optimizer.state_dict()),
                 "schedule": m.schedule.state(),
                 "scaler": None if m.scaler is None else m.scaler.state_dict(),
                 "pending": m.pending,
@@ -203,14 +216,16 @@ class StepContext:
         """Restore what `state` gave, with the waiting gradients of this rank."""
         for name, mover in self.movers.items():
             kept = state[name]
-            mover.optimizer.load_state_dict(kept["optimizer"])
+            mover.optimizer.load_state_dict(optimizer_state(mover.optimizer, kept["optimizer"]))
             mover.schedule.load(kept["schedule"])
             if mover.scaler is not None and kept["scaler"]:
                 mover.scaler.load_state_dict(kept["scaler"])
             mover.pending = kept["pending"]
-            waiting = kept["gradients"][rank % len(kept["gradients"])] if kept["gradients"] else []
-            for parameter, gradient in zip(mover.parameters, waiting, strict=False):
-                if gradient is not None:
+            ranks = kept["gradients"]
+            for parameter, *own in zip(mover.parameters, *ranks, strict=True) if ranks else ():
+                if self.shards is not None:
+                    parameter.grad = mean_gradient(parameter, own)
+                elif (gradient := own[rank % len(own)]) is not None:
                     parameter.grad = torch.empty_like(parameter).copy_(gradient)
 
 

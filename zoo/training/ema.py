@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from zoo.training.shard import fill, is_cut, local
+
 
 class Average:
     """An exponential moving average of a module's parameters, warmed up (decay at most (1 + n) / (10 + n)).
 
     Running statistics of a norm are averaged with the same decay: those of the weights of the moment fit averaged
     weights badly while the rate is high. `update` is told which parameters moved; `follow` takes the buffers along,
-    once a step and after ranks have agreed on them.
+    once a step and after ranks have agreed on them. Of parameters that are cut, each process averages its part.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -35,7 +37,7 @@ class Average:
         names = [self.names[id(p)] for p in parameters]
         if names:
             torch._foreach_lerp_(
-                [self.values[n] for n in names], [self.parameters[n].detach() for n in names], 1 - decay
+                [local(self.values[n]) for n in names], [local(self.parameters[n]) for n in names], 1 - decay
             )
 
     @torch.no_grad()
@@ -50,7 +52,7 @@ class Average:
     def keep(self) -> None:
         """Give the module the averaged weights for good."""
         for name, tensor in (self.parameters | self.buffers).items():
-            tensor.copy_(self.values[name])
+            local(tensor).copy_(local(self.values[name]))
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
@@ -64,7 +66,12 @@ class Average:
     @torch.no_grad()
     def _exchange(self) -> None:
         for name, tensor in (self.parameters | self.buffers).items():
-            tensor.data, self.values[name] = self.values[name], tensor.data
+            if is_cut(tensor):  # its memory is what is gathered from
+                before = local(tensor).clone()
+                local(tensor).copy_(local(self.values[name]))
+                local(self.values[name]).copy_(before)
+            else:
+                tensor.data, self.values[name] = self.values[name], tensor.data
 
     def state(self) -> dict[str, Any]:
         """Return tensors and counts that `load` takes back."""
@@ -74,4 +81,4 @@ class Average:
         """Restore what `state` gave; what is not averaged is passed over."""
         self.counts = dict(state["counts"])
         for name, target in self.values.items():
-            target.copy_(state["values"][name])
+            fill(target, state["values"][name])

@@ -19,8 +19,8 @@ from zoo.training import feed, setup
 from zoo.training.context import StepContext, movers_of, step_seed
 from zoo.training.ema import Average
 from zoo.training.folder import size
+from zoo.training.layout import autocast_of, laid_out, memory_format
 from zoo.training.log import clock
-from zoo.training.loop import autocast_of, laid_out, memory_format
 from zoo.types import Batch
 
 

@@ -9,28 +9,22 @@ from typing import Any
 
 from zoo.errors import UserError, suggest
 
-STRATEGIES = ("auto", "ddp")
-SPLITTING = ("fsdp", "deepspeed", "model_parallel")
-"""Beginnings of Fabric's strategies that spread a model over devices."""
+STRATEGIES = ("auto", "ddp", "fsdp")
+SPLITTING = ("fsdp_", "deepspeed", "model_parallel")
+"""Beginnings of Fabric's further strategies that spread a model over devices."""
 
 
 def open_fabric(devices: int | str = 1, nodes: int = 1, strategy: str = "auto", accelerator: str = "auto") -> Any:
     """Return Fabric for these devices, not yet launched. Raises `UserError`.
 
-    Our own gradients are synchronised by us (`zoo.training.context.synchronise`), so only strategies that keep a whole
-    module on each device will do.
+    Fabric starts the processes and wraps no module: with `ddp` gradients are synchronised by us
+    (`zoo.training.context.synchronise`), with `fsdp` the module is cut by us (`zoo.training.shard`).
     """
     if strategy not in STRATEGIES:
         near = suggest(strategy, STRATEGIES)
         if strategy.startswith(SPLITTING):
-            near = (
-                "Expected auto or ddp. A model that does not fit takes less with train.precision=bf16, a smaller batch "
-                "and train.accumulate, or adapters."
-            )
-        raise UserError(
-            f'--strategy: "{strategy}" will not do: averages, checkpoints and resumption are of whole weights, so '
-            f"each device holds the whole model. {near}"
-        )
+            near = "To spread a model over devices: --strategy fsdp."
+        raise UserError(f'--strategy: "{strategy}" will not do. {near} Expected auto, ddp or fsdp.')
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from lightning.fabric import Fabric
@@ -39,7 +33,11 @@ def open_fabric(devices: int | str = 1, nodes: int = 1, strategy: str = "auto", 
             logging.getLogger(name).setLevel(logging.WARNING)  # it sets INFO when it is imported
         try:
             return Fabric(
-                accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision="32-true"
+                accelerator=accelerator,
+                devices=devices,
+                num_nodes=nodes,
+                strategy="ddp" if strategy == "fsdp" else strategy,
+                precision="32-true",
             )
         except Exception as error:
             first = str(error).splitlines()[0]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor
 from zoo.errors import DataError, Interrupted, UserError, ZooError
 from zoo.families import build
 from zoo.families.base import Family
-from zoo.nn.precision import low_dtype, slow
+from zoo.nn.precision import slow
 from zoo.recipe import Recipe, Stage
 from zoo.training import checkpoint, log, setup, standing
 from zoo.training.best import Best
@@ -25,7 +25,9 @@ from zoo.training.context import StepContext, movers_of, step_seed
 from zoo.training.ema import Average
 from zoo.training.feed import Feed
 from zoo.training.folder import RunFolder
+from zoo.training.layout import autocast_of, laid_out, memory_format
 from zoo.training.pictures import draw_panels
+from zoo.training.shard import Shards, learning
 from zoo.training.standing import Standing
 from zoo.training.validate import Validation, lower_is_better, monitored
 from zoo.types import Batch
@@ -89,7 +91,9 @@ class Run:
         *,
         state: dict[str, Any] | None,
         show: bool,
+        spread: bool = False,
     ) -> None:
+        """`spread`: whether what learns is cut over the processes (`zoo.training.shard`)."""
         self.fabric, self.recipe, self.folder, self.family = fabric, recipe, folder, family
         self.device: torch.device = fabric.device
         self.rank, self.world, self.first = fabric.global_rank, fabric.world_size, fabric.is_global_zero
@@ -99,6 +103,8 @@ class Run:
         self.record = setup.record_of(recipe)
         self.hash = recipe.content_hash()
         self.stop = Stop()
+        self.spread = spread
+        self.shards: Shards | None = None
         self.free = [n for n, p in family.named_parameters() if p.requires_grad]
         self.table = log.Table(folder.metrics, self.clock.batches if state else None) if self.first else None
         self.loggers: list[Any] = []
@@ -118,6 +124,8 @@ class Run:
         if self.state:
             self.family.load_state_dict(self.state["family"])
         self._broadcast()
+        if self.spread:
+            self.shards = Shards(self.family, learning(self.recipe, self.free), self.device)
         with self.stop.listening():
             stages = self.recipe.all_stages
             self._announce()
@@ -155,6 +163,14 @@ class Run:
             with torch.no_grad():
                 for value in (*self.family.parameters(), *self.family.buffers()):
                     value.copy_(self.fabric.broadcast(value.detach(), src=0))
+
+    def whole(self) -> Any:
+        """Return the context in which the module carries whole weights; every rank enters it together."""
+        return nullcontext() if self.shards is None else self.shards.whole()
+
+    def collect(self, value: Any) -> Any:
+        """Return a value with whole tensors, on the first rank; every rank calls this."""
+        return value if self.shards is None else self.shards.collect(value)
 
     def _barrier(self) -> None:
         if self.world > 1:
@@ -263,13 +279,16 @@ class Run:
         return f"{what}. Go on with: zoo train --resume {self.folder.path}"
 
     def save_weights(self, path: Any, average: Average | None) -> None:
-        """Write the weights that are kept: the running average where there is one."""
-        if not self.first:
+        """Write the weights that are kept: the running average where there is one. Every rank calls this."""
+        if not self.first and self.shards is None:
             return
         with average.swapped() if average else nullcontext():
+            state = self.collect(self.family.state_dict())
+        if self.first:
             build.save(
                 self.family,
                 path,
+                state=state,
                 recipe=self.recipe.name,
                 recipe_hash=self.hash,
                 seed=str(self.recipe.seed),
@@ -295,12 +314,13 @@ class StageWork:
         self.context = StepContext(
             movers_of(family, self.procedure, train, fp16),
             accumulate=train.accumulate,
-            all_reduce=self.all_reduce if run.world > 1 else None,
+            all_reduce=self.all_reduce if run.world > 1 and run.shards is None else None,
+            shards=run.shards,
         )
         self.average = Average(family, train.ema) if train.ema else None
         self.context.average = self.average
         self.autocast = autocast_of(train.precision, run.device)
-        self.format = memory_format(family, train.channels_last)
+        self.format = memory_format(family, train.channels_last, weights=run.shards is None)
         data = stage.data or recipe.data
         place: dict[str, Any] = {"seed": recipe.seed, "rank": run.rank, "world": run.world}
         self.feed = Feed(data, family, device=run.device, **place)
@@ -337,7 +357,7 @@ class StageWork:
         self.frozen.apply()
         progress = clock.stage_batch / self.total
         context.begin(clock.batches, progress, step_seed(self.run.recipe.seed, clock.batches, self.run.rank))
-        with self.autocast():
+        with self.run.whole(), self.autocast():
             self.procedure.step(self.run.family, laid_out(batch, self.format), context)
         context.flush(everything=clock.stage_batch + 1 == self.total)
         self.terms.add(clock.batches, self.rates, context.terms)
@@ -361,7 +381,8 @@ class StageWork:
         """Validate one batch before training, so that a mistake there is met now and not after an epoch."""
         if self.validation is None:
             return
-        values = self.validation.run(self.run.family, self.procedure, 0.0, autocast=self.autocast, most=1)
+        with self.run.whole():
+            values = self.validation.run(self.run.family, self.procedure, 0.0, autocast=self.autocast, most=1)
         monitored(values, self.stage.train.monitor)
 
     def end_epoch(self) -> None:
@@ -370,7 +391,7 @@ class StageWork:
         clock.epoch, clock.epochs, clock.batch = clock.epoch + 1, clock.epochs + 1, 0
         last = clock.stage_batch >= self.total
         values: dict[str, float] = {}
-        with self.average.swapped() if self.average else nullcontext():
+        with self.average.swapped() if self.average else nullcontext(), self.run.whole():
             if self.validation and (last or clock.epoch % train.validate_every == 0):
                 progress = clock.stage_batch / self.total
                 values = self.validation.run(self.run.family, self.procedure, progress, autocast=self.autocast)
@@ -410,16 +431,18 @@ class StageWork:
         """Write the checkpoint, and last.safetensors if it is due or nothing follows. Every rank calls this."""
         self.terms.read()
         context, terms = self.context.state(self.gather), self.gather(self.terms.state())
+        due = last or self.finished or self.run.stop.asked or self.run.sparing.due(time.monotonic())
+        if self.gather(due)[0]:  # the first rank says: where weights are spread, each has a part in it
+            self.run.sparing.write(lambda: self.run.save_weights(self.run.folder.last, self.average))
+        family = self.run.collect(self.run.family.state_dict())
+        average = None if self.average is None else self.run.collect(self.average.state())
         if self.run.first:
-            if last or self.finished or self.run.stop.asked or self.run.sparing.due(time.monotonic()):
-                self.run.sparing.write(lambda: self.run.save_weights(self.run.folder.last, self.average))
-            still = self._standing()
-            average = None if self.average is None else self.average.state()
+            still = self._standing(family)
             state = {
                 "clock": asdict(self.clock),
                 "world": self.run.world,
                 "standing": still.record(),
-                "family": still.without(self.run.family.state_dict()),
+                "family": still.without(family),
                 "context": context,
                 "procedure": self.procedure.state(),
                 "average": average and average | {"values": still.without(average["values"])},
@@ -432,11 +455,11 @@ class StageWork:
             standing.tidy(self.run.folder.checkpoints, still)
         self.run._barrier()
 
-    def _standing(self) -> Standing:
-        """Return what stands still in this stage; it is written when it is first asked for."""
+    def _standing(self, state: dict[str, Tensor]) -> Standing:
+        """Return what stands still in this stage, written from the family's state when it is first asked for."""
         if self.still is None:
             self.still = Standing(Standing.path_of(self.run.folder.checkpoints, self.clock.stage))
-            self.still.write(self.run.family)
+            self.still.write(self.run.family, state)
         return self.still
 
     def _load(self, state: dict[str, Any]) -> None:
@@ -449,36 +472,6 @@ class StageWork:
         self.terms.load(state["terms"][self.run.rank % len(state["terms"])])
         self.best.load(state["best"])
         self.run.seconds = time.monotonic() - state["seconds"]
-
-
-def autocast_of(precision: str, device: torch.device) -> Callable[[], Any]:
-    """Return what makes a context in which forward runs in a precision, or in 32 bits where a CPU has no other."""
-    half = low_dtype(precision, device)
-    return nullcontext if half is None else lambda: torch.autocast(device.type, dtype=half)
-
-
-def memory_format(family: Family, channels_last: bool) -> Any:
-    """Lay a module's weights out for convolutions and return the format of its images, or None."""
-    if not channels_last:
-        return None
-    flat = family.spec.axes == "CYX"
-    chosen = torch.channels_last if flat else torch.channels_last_3d
-    for module in family.modules():
-        wanted = torch.nn.Conv2d | torch.nn.ConvTranspose2d if flat else torch.nn.Conv3d | torch.nn.ConvTranspose3d
-        if isinstance(module, wanted):
-            module.to(memory_format=chosen)
-    return chosen
-
-
-def laid_out(batch: Batch, chosen: Any) -> Batch:
-    """Return a batch whose images lie in memory as `memory_format` said."""
-    if chosen is not None:
-        axes = 4 if chosen is torch.channels_last else 5
-        for _, part in batch.streams():
-            for name, value in part.inputs.items():
-                if value.ndim == axes:
-                    part.inputs[name] = value.contiguous(memory_format=chosen)
-    return batch
 
 
 def _told(option: str, value: Any) -> str:

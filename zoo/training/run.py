@@ -16,7 +16,7 @@ import torch
 
 from zoo.errors import UserError
 from zoo.recipe import Recipe
-from zoo.training import estimate, launch, setup
+from zoo.training import estimate, launch, setup, shard
 from zoo.training.estimate import DryRun
 from zoo.training.folder import RunFolder, environment
 from zoo.training.log import Progress
@@ -35,17 +35,21 @@ def train(
 ) -> Path:
     """Train a recipe and return its run folder.
 
-    `devices`, `nodes`, `strategy` ("auto" or "ddp") and `accelerator` are Lightning Fabric's; with several devices the
-    command that started this process is started once a device. `command` is what environment.json records (default:
-    sys.argv). Raises `UserError` before anything is started where something is wrong, `DataError` where an item cannot
-    be used, `Interrupted` when the user stopped the run and its state is saved.
+    `devices`, `nodes` and `accelerator` are Lightning Fabric's; with several devices the command that started this
+    process is started once a device. `strategy`: "auto", "ddp" (each device holds all weights) or "fsdp" (weights that
+    learn, their gradients, moments and averages are spread over the devices). `command` is what environment.json
+    records (default: sys.argv). Raises `UserError` before anything is started where something is wrong, `DataError`
+    where an item cannot be used, `Interrupted` when the user stopped the run and its state is saved.
     """
     fabric = launch.open_fabric(devices, nodes, strategy, accelerator)
     folder = RunFolder(recipe.run_folder)
+    spread = strategy == "fsdp"
+    if spread:
+        shard.refuse(recipe, fabric.world_size)
     with _threads_kept():
         if launch.is_first():
-            _begin(fabric, recipe, folder, progress, command)
-        return _work(fabric, folder, progress, fresh=True)
+            _begin(fabric, recipe, folder, progress, command, spread)
+        return _work(fabric, folder, progress, fresh=True, spread=spread)
 
 
 def resume(
@@ -59,11 +63,11 @@ def resume(
 ) -> Path:
     """Go on with a run as if it had never stopped, and return its folder.
 
-    `devices` default to what the run began with; on another number the run goes on, but not bit for bit. The thread
-    count of the beginning is kept. Raises as `train`.
+    `devices` and `strategy` default to what the run began with; on another number the run goes on, but not bit for bit.
+    The thread count of the beginning is kept. Raises as `train`.
     """
     folder = RunFolder(Path(run).expanduser())
-    _, found, _ = folder.open()
+    recipe, found, _ = folder.open()
     if devices is None:
         devices = max(1, found["world"] // nodes)
     fabric = launch.open_fabric(devices, nodes, strategy, accelerator)
@@ -72,8 +76,11 @@ def resume(
             f"note: the run began on {found['world']} devices and goes on on {fabric.world_size}: "
             "the result will differ slightly"
         )
+    spread = strategy == "fsdp" or (strategy == "auto" and bool(found.get("spread")) and fabric.world_size > 1)
+    if spread:
+        shard.refuse(recipe, fabric.world_size)
     with _threads_kept():
-        return _work(fabric, folder, progress, fresh=False)
+        return _work(fabric, folder, progress, fresh=False, spread=spread)
 
 
 def dry_run(recipe: Recipe, *, accelerator: str = "auto", steps: int = 5) -> DryRun:
@@ -84,16 +91,20 @@ def dry_run(recipe: Recipe, *, accelerator: str = "auto", steps: int = 5) -> Dry
         return estimate.dry_run(setup.resolve(recipe), fabric.device, steps)
 
 
-def _begin(fabric: Any, recipe: Recipe, folder: RunFolder, progress: bool, command: Sequence[str] | None) -> None:
+def _begin(
+    fabric: Any, recipe: Recipe, folder: RunFolder, progress: bool, command: Sequence[str] | None, spread: bool
+) -> None:
     folder.refuse_existing()
     resolved = setup.resolve(recipe)
     threads = _set_threads(resolved)
     family = setup.create(resolved)
     for stage in resolved.all_stages:  # mistakes in players, freezing and schedules are met before anything is written
         estimate.check_stage(family, stage, stage.data or resolved.data)
+    if spread:
+        shard.refuse_family(family, [setup.procedure_of(family, stage.train) for stage in resolved.all_stages])
     needed = estimate.disk(resolved, family)
     folder.refuse_little_space(needed)
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {"spread": True} if spread else {}
     if any(stage.train.find_batch for stage in resolved.all_stages):
         resolved, more["batch_found"] = estimate.with_batch(resolved, fabric.device, fabric.world_size)
         Progress(progress).line(f"batch: {more['batch_found']} samples a step; the learning rate is as the recipe says")
@@ -108,14 +119,16 @@ def _set_threads(recipe: Recipe) -> int:
     return torch.get_num_threads()
 
 
-def _work(fabric: Any, folder: RunFolder, progress: bool, *, fresh: bool) -> Path:
+def _work(fabric: Any, folder: RunFolder, progress: bool, *, fresh: bool, spread: bool) -> Path:
     fabric.launch()
     recipe, found, state = folder.open()
     if fresh and state is not None:
         raise UserError(f"{folder.path}: a run is already there. Go on with it: zoo train --resume {folder.path}")
     torch.set_num_threads(int(found["threads"]))
     family = fabric.to_device(setup.create(recipe))
-    Run(fabric, recipe, folder, family, state=state, show=progress).go()
+    if spread and not fresh:
+        shard.refuse_family(family, [setup.procedure_of(family, stage.train) for stage in recipe.all_stages])
+    Run(fabric, recipe, folder, family, state=state, show=progress, spread=spread).go()
     return folder.path
 
 

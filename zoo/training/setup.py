@@ -18,6 +18,7 @@ from zoo.families.base import Family, Procedure
 from zoo.recipe import Data, Recipe, Stage, Train
 from zoo.training import feed
 from zoo.training.context import reseed, step_seed
+from zoo.training.shard import fill, is_cut
 from zoo.weights import store
 
 
@@ -113,7 +114,11 @@ def start_from(family: Family, name: str) -> str:
             f"train.weights: {found.path}: only {len(fitting)} of the model's {len(own)} entries are in the file. "
             "Expected weights of the same architecture.\n" + "\n".join(f"  {line}" for line in lines[:6])
         )
-    family.load_state_dict(fitting, strict=False)
+    if any(map(is_cut, own.values())):
+        for key, value in fitting.items():
+            fill(own[key], value)
+    else:
+        family.load_state_dict(fitting, strict=False)
     new = [k for k in own if k not in fitting]
     shown = ", ".join(new[:3]) + (f" and {len(new) - 3} more" if len(new) > 3 else "")
     return f"weights from {name}: {len(fitting)} entries" + (f"; new: {shown}" if new else "")

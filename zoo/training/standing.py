@@ -40,9 +40,10 @@ class Standing:
         """Return plain values by which a checkpoint names the file, or None where nothing stands still."""
         return None if self.sha256 is None else {"file": self.path.name, "sha256": self.sha256}
 
-    def write(self, module: nn.Module) -> None:
-        """Write the file from what of a module stands still, if anything does."""
-        tensors = candidates(module)
+    def write(self, module: nn.Module, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write the file from what of a module (of its `state`, where that is not to hand whole) stands still, if
+        anything does."""
+        tensors = candidates(module, state)
         if tensors:
             store.write_tensors(self.path, tensors, {})
             self.sha256 = checksum(self.path)
@@ -77,7 +78,7 @@ def tidy(folder: Path, keep: Standing | None = None) -> None:
             path.unlink()
 
 
-def candidates(module: nn.Module) -> dict[str, Tensor]:
+def candidates(module: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Return the entries of a module's state that seem to stand still: parameters that want no gradient, and the
     buffers of layers none of whose own parameters learns. Empty where every parameter learns."""
     still = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
@@ -87,7 +88,7 @@ def candidates(module: nn.Module) -> dict[str, Tensor]:
         if not any(p.requires_grad for p in layer.parameters(recurse=False)):
             start = f"{prefix}." if prefix else ""
             still |= {start + name for name, _ in layer.named_buffers(recurse=False)}
-    return {name: value for name, value in module.state_dict().items() if name in still}
+    return {name: value for name, value in (state or module.state_dict()).items() if name in still}
 
 
 def same(one: Tensor, other: Tensor) -> bool:

@@ -32,6 +32,8 @@ class MeanTeacher(Procedure):
     holes.
     """
 
+    copies_weights = True
+
     def __init__(
         self,
         stream: str = "target",
