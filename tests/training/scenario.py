@@ -11,6 +11,7 @@ Used as a script: the import of torch and Lightning, which takes longer than the
         pair:OUT[:N]          train on two processes, as torchrun would start them; the second gets SIGTERM in batch N
         pair-resume:OUT       resume that
         fsdp:OUT[:N], fsdp-resume:OUT       the same with weights spread over the two
+        fsdp-over:OUT         spread the weights of a run that began otherwise, and go on
         again:OUT:RUN         resume a copy of a run of two processes on one
 """
 
@@ -99,12 +100,12 @@ def pair(values: dict[str, Any], what: str, out: str, number: str = "") -> None:
         after_batch(int(number), lambda: os.kill(os.getpid(), signal.SIGTERM))
     status = 0
     try:
-        if not what.endswith("resume"):
+        if what in ("pair", "fsdp"):
             recipe = Recipe.model_validate({**values, "output": out})
             strategy = "fsdp" if what == "fsdp" else "ddp"
             run.train(recipe, devices=2, strategy=strategy, accelerator="cpu", progress=False)
         else:
-            run.resume(out, accelerator="cpu", progress=False)
+            run.resume(out, strategy="fsdp" if what == "fsdp-over" else "auto", accelerator="cpu", progress=False)
     except SystemExit as error:
         status = int(error.code or 0)
     except ZooError as error:

@@ -140,15 +140,16 @@ class StepContext:
         if player in self._updated:
             raise RuntimeError(f'player "{player}" was updated twice in one step; the procedure must sum its losses')
         self._updated.add(player)
-        share = loss / self.accumulate if self.accumulate > 1 else loss
-        if mover.scaler is not None:
-            share = mover.scaler.scale(share)
-        with torch.autocast(share.device.type, enabled=False):
-            if self.shards is not None:
-                turn = list(self.movers).index(player), len(self.movers)
-                self.shards.backward(share, mover.parameters, turn, retain)
-            elif share.requires_grad:
-                torch.autograd.backward(share, retain_graph=retain, inputs=mover.parameters)
+        if loss.requires_grad or self.shards is not None:
+            share = loss / self.accumulate if self.accumulate > 1 else loss
+            if mover.scaler is not None:
+                share = mover.scaler.scale(share)
+            with torch.autocast(share.device.type, enabled=False):
+                if self.shards is not None:
+                    turn = list(self.movers).index(player), len(self.movers)
+                    self.shards.backward(share, mover.parameters, turn, retain)
+                else:
+                    torch.autograd.backward(share, retain_graph=retain, inputs=mover.parameters)
         mover.pending += 1
         mover.due = mover.due or mover.pending >= self.accumulate
         if not retain:
