@@ -400,9 +400,9 @@ def test_a_dry_run_writes_nothing_and_says_what_a_run_costs(tmp_path: Path, reci
 
 
 def test_a_strategy_that_is_none_is_refused(recipe: Any) -> None:
-    with pytest.raises(UserError, match=r'"deepspeed" will not do. To spread .*: --strategy fsdp. Expected auto, ddp'):
+    with pytest.raises(UserError, match=r'"deepspeed" will not do. Expected auto, ddp, or fsdp, which spreads'):
         train(recipe(), strategy="deepspeed", progress=False)
-    with pytest.raises(UserError, match=r"Did you mean ddp\?"):
+    with pytest.raises(UserError, match="Did you mean ddp"):
         train(recipe(), strategy="dpp", progress=False)
 
 

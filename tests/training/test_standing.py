@@ -145,7 +145,7 @@ def test_a_checkpoint_of_the_format_before_is_read(
     made = [Recipe.model_validate(staged(values, tmp_path / name)) for name in ("one", "other")]
     whole = train(made[0], progress=False)
     with monkeypatch.context() as patch:
-        patch.setattr(Standing, "write", lambda self, module: None)
+        patch.setattr(Standing, "write", lambda *_: None)
         patch.setattr(checkpoint, "FORMAT", 1)
         stop_at(patch, 3)
         with pytest.raises(Interrupted):

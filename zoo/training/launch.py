@@ -23,8 +23,8 @@ def open_fabric(devices: int | str = 1, nodes: int = 1, strategy: str = "auto", 
     if strategy not in STRATEGIES:
         near = suggest(strategy, STRATEGIES)
         if strategy.startswith(SPLITTING):
-            near = "To spread a model over devices: --strategy fsdp."
-        raise UserError(f'--strategy: "{strategy}" will not do. {near} Expected auto, ddp or fsdp.')
+            near = "Expected auto, ddp, or fsdp, which spreads a model over devices."
+        raise UserError(f'--strategy: "{strategy}" will not do. {near}')
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from lightning.fabric import Fabric
