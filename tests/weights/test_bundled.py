@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import ndimage
 
 import zoo
 from zoo.cards import dataset_card, read_weights_card
@@ -18,7 +19,9 @@ from zoo.weights.store import BUNDLE, card_files, checksum
 NAMES = sorted(path.stem for path in BUNDLE.glob("*.yaml"))
 GENERATORS = [name for name in NAMES if "-diffusion-" in name]
 VOLUMES = [name for name in NAMES if "3d-" in name]
-SEGMENTERS = [name for name in NAMES if name not in GENERATORS + VOLUMES]
+TRANSLATORS = [name for name in NAMES if "-translation-" in name]
+SEGMENTERS = [name for name in NAMES if name not in GENERATORS + VOLUMES + TRANSLATORS]
+KI67 = {"marker": "Ki67", "size": 192}
 
 
 def test_the_first_two_are_there_and_the_budget_holds() -> None:
@@ -71,6 +74,23 @@ def test_bundled_weights_find_dark_nuclei(name: str) -> None:
     predicted = zoo.load(name.split(".")[0]).predict(image)
     found = (predicted["semantic"].map if isinstance(predicted, dict) else predicted.map) > 0
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.7
+
+
+@pytest.mark.parametrize("name", TRANSLATORS)
+def test_a_bundled_translator_paints_the_stain(name: str) -> None:
+    """What it paints is more than twice as near to the immunostain as the H&E is, and brown lies on nuclei."""
+    model, samples = zoo.load(name.split(".")[0]), open_dataset("phantom-stains", split="test", limit=4, arguments=KI67)
+    near, brown, on_nuclei = [], 0, 0
+    for index in range(len(samples)):
+        sample = samples[index]
+        truth, nuclei = sample.truth["ihc"].data, sample.truth["nuclei"].map > 0  # type: ignore[union-attr]
+        painted = model.predict(np.moveaxis(sample.image, 0, -1), mpp=0.5).data.astype(float)
+        near.append(np.abs(painted - truth).mean() / np.abs(sample.image.astype(float) - truth).mean())
+        dab = painted[0] - painted[2] > 40
+        brown, on_nuclei = brown + dab.sum(), on_nuclei + (dab & ndimage.binary_dilation(nuclei, iterations=2)).sum()
+    assert max(near) < 0.5
+    assert brown > 200
+    assert on_nuclei > 0.8 * brown
 
 
 @pytest.mark.parametrize("name", VOLUMES)
