@@ -143,9 +143,11 @@ class Recorder:
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
     losses: dict[str, Tensor] = field(default_factory=dict)
     terms: dict[str, Any] = field(default_factory=dict)
+    order: list[tuple[str, bool]] = field(default_factory=list)
 
     def update(self, player: str, loss: Tensor, *, retain: bool = False) -> None:
         self.losses[player] = loss
+        self.order.append((player, retain))
         if loss.requires_grad:
             loss.backward(retain_graph=True)
 
@@ -184,6 +186,9 @@ def test_a_batch_without_targets_moves_nothing() -> None:
     Adversarial().step(family, batch, ctx)
     assert set(ctx.losses) == {"generator", "features", "discriminator"}
     assert not any(loss.requires_grad for loss in ctx.losses.values())
+    learning = Recorder()
+    Adversarial().step(family, pair_batch(), learning)
+    assert ctx.order == learning.order  # processes add up their gradients player by player
 
 
 def test_samples_without_target_are_left_out() -> None:

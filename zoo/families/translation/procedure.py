@@ -128,9 +128,11 @@ class Adversarial(Procedure):
         """Do one step: everything that terms share is computed once."""
         own = cast("Translation", family)
         chosen = own.pictures(batch)
-        if chosen is None:  # nothing in this batch has a target
-            for player in self.players(family):
-                ctx.update(player, torch.zeros(()))
+        if chosen is None:  # nothing here has a target; other processes may have some, and move players in this order
+            players = self.players(family)
+            for player in ("discriminator", "features", "generator"):
+                if player in players:
+                    ctx.update(player, torch.zeros(()), retain=player == "features")
             return
         flip = own.options.flip_equivariance and bool(torch.rand((), generator=ctx.generator) < 0.5)
         step = Pass(own, *chosen, progress=ctx.progress, rng=ctx.generator, flip=flip)
