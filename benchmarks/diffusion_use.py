@@ -7,10 +7,14 @@ them.
 Pieces (`--only` chooses): `judge`, a segmenter of nuclei trained on the real training images; `fidelity`, its Dice on
 pictures drawn from masks of the test split, against their own masks and against shuffled ones, beside the same on real
 pictures; `copies`, the distance of each drawn picture to the nearest training crop, beside that of training crops to
-each other; `sets`, FID and KID of drawn and of real pictures by two named encoders; `use`, segmenters trained on 4, 16
-and 64 real images, alone, with pairs drawn from the masks of these images, and with pairs drawn from the masks of the
-whole training split, judged on the test split. Every picture and every training that is finished is kept, so that the
-same command goes on where it was stopped; the table at the end is made of what there is.
+each other, and copies.png, the drawn pictures that come nearest above what they come nearest to; `sets`, FID and KID of
+drawn and of real pictures by two named encoders; `use`, segmenters trained on 4, 16 and 64 real images, alone, with
+pairs drawn from the masks of these images, and with pairs drawn from the masks of the whole training split, judged on
+the test split. Every picture and every training that is finished is kept, so that the same command goes on where it was
+stopped; the table at the end is made of what there is. To try all of it:
+
+    python benchmarks/diffusion_use.py --generator WEIGHTS --out DIR --only copies sets use --steps 2 --crops 8 \\
+        --fields 8 --counts 4 --seeds 0 --pictures 4 --batches 4
 """
 
 from __future__ import annotations
@@ -20,17 +24,19 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from diffusion_tables import show_copies, show_fidelity, show_sets, show_use, write_numbers
 from numpy.typing import NDArray
+from PIL import Image
 
-from zoo.bench.statistics import Mean, mean_by_group
 from zoo.data.crop import crop
 from zoo.data.datasets import open_dataset
+from zoo.encoders import build_encoder
 from zoo.families import build, score
 from zoo.families.diffusion.conditions import make_targets
 from zoo.inference.generate import Drawing, Job, draw, generate
@@ -41,7 +47,9 @@ from zoo.recipe import Recipe
 from zoo.training.run import resume, train
 from zoo.types import Sample
 
-COUNTS = (4, 16, 64)
+CARDS = ("nuclei-unet-mobile",)
+"""Models whose encoder measures distances of sets; beside them an encoder that was never trained."""
+COUNTS = [4, 16, 64]
 ARMS = ("real", "own", "pool")
 """Real images alone; with pairs drawn from their own masks; with pairs drawn from the masks of the training split."""
 SIDE = 64
@@ -93,6 +101,7 @@ class Work:
     batches: int
     pictures: int
     judge: str = ""
+    crops: int = 1500
     _family: Any = None
 
     @property
@@ -139,6 +148,7 @@ def some_crops(work: Work, split: str, most: int, filled: float = 0.0) -> list[t
         told = maker(sample)
         if (told["mask"] > 0).mean() >= filled:
             found.append((sample, told))
+    most = min(most, work.crops)
     step = max(1, len(found) // most)
     return found[::step][:most]
 
@@ -210,7 +220,7 @@ def segmenter(work: Work, name: str, sources: Sequence[dict[str, Any]], batches:
             "schedule": {"name": "cosine", "arguments": {"warmup": 0.05}},
             "clip": 1.0,
             "ema": 0.99,
-            "precision": "bf16",
+            "precision": work.drawing.precision,
             "pictures_every": 0,
             "threads": 1,
         },
@@ -318,12 +328,14 @@ def small(pictures: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(means.reshape(count, -1), np.float32)
 
 
-def nearest(a: NDArray[np.float32], b: NDArray[np.float32], forbidden: NDArray[np.bool_] | None) -> NDArray[np.float32]:
-    """Return the root mean square distance of each of `a` to the nearest of `b` that is not forbidden to it."""
+def nearest(
+    a: NDArray[np.float32], b: NDArray[np.float32], forbidden: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """Return the root mean square distance of each of `a` to the nearest of `b` not forbidden to it, and its index."""
     square = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
     if forbidden is not None:
         square[forbidden] = np.inf
-    return np.sqrt(np.maximum(square.min(1), 0) / a.shape[1])
+    return np.sqrt(np.maximum(square.min(1), 0) / a.shape[1]), square.argmin(1)
 
 
 def copies(work: Work) -> dict[str, Any]:
@@ -331,30 +343,44 @@ def copies(work: Work) -> dict[str, Any]:
     training = some_crops(work, "train", 1500)
     test = some_crops(work, "test", 192, filled=0.05)
     groups = np.array([sample.id.rsplit("-", 2)[0] for sample, _ in training])
-    pictures = pictures_of(training)
+    pictures, made = pictures_of(training), drawn(work, "fidelity", test)
     kinds = {
-        "drawn": (small(drawn(work, "fidelity", test)), None),
+        "drawn": (small(made), None),
         "training": (small(pictures), groups[:, None] == groups[None]),
         "test": (small(pictures_of(test)), None),
     }
     found = {kind: np.full(len(values), np.inf, np.float32) for kind, (values, _) in kinds.items()}
+    twins = np.zeros_like(made)
     for view in turned(pictures):
         there = small(view)
         for kind, (values, forbidden) in kinds.items():
-            found[kind] = np.minimum(found[kind], nearest(values, there, forbidden))
+            distance, index = nearest(values, there, forbidden)
+            nearer = distance < found[kind]
+            found[kind] = np.where(nearer, distance, found[kind])
+            if kind == "drawn":
+                twins[nearer] = view[index[nearer]]
+    write_pairs(work.out / "copies.png", made, twins, np.argsort(found["drawn"])[:12])
     return {kind: values.tolist() for kind, values in found.items()}
+
+
+def write_pairs(path: Path, upper: NDArray[np.uint8], lower: NDArray[np.uint8], which: NDArray[np.intp]) -> None:
+    """Write pictures in a row, twice as large, each above its counterpart."""
+    rows = [
+        np.concatenate([np.pad(p, ((2, 2), (2, 2), (0, 0)), constant_values=255) for p in r[which]], 1)
+        for r in (upper, lower)
+    ]
+    whole = np.concatenate(rows).repeat(2, 0).repeat(2, 1)
+    Image.fromarray(np.ascontiguousarray(whole)).save(path)
 
 
 def features(name: str, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return (N, D): spatial means of the coarsest map of a named encoder."""
-    if name == "nuclei-unet-mobile":
-        encoder = build.load(name).encoder  # type: ignore[attr-defined]
-        encoder = getattr(encoder, "encoder", encoder)
+    if name in CARDS:
+        model: Any = build.load(name)
+        encoder = model.pyramid.encoder
     else:
         torch.manual_seed(0)
-        from zoo.encoders import build_encoder
-
-        encoder = build_encoder("resnet18", weights="none").eval()
+        encoder = build_encoder(name, weights="none").eval()
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (encoder.mean, encoder.std))
     found = []
     with torch.inference_mode():
@@ -369,86 +395,14 @@ def sets(work: Work) -> dict[str, dict[str, float]]:
     test = some_crops(work, "test", 384)
     training = some_crops(work, "train", len(test))
     found: dict[str, dict[str, float]] = {"pictures": {"n": len(test)}}
-    for encoder in ("nuclei-unet-mobile", "resnet18, untrained"):
-        reference = features(encoder, pictures_of(training))
+    for name in (*CARDS, "resnet18"):
+        encoder = name if name in CARDS else f"{name}, untrained"
+        reference = features(name, pictures_of(training))
         for kind, pictures in (("drawn", drawn(work, "sets", test)), ("real test", pictures_of(test))):
-            own = features(encoder, pictures)
+            own = features(name, pictures)
             kid = kid_of(own, reference, subsets=50, size=min(100, len(own)))
             found[f"{encoder}: {kind}"] = {"fid": fid(own, reference), "kid": kid.value, "kid_sd": kid.deviation}
     return found
-
-
-# --- the table --------------------------------------------------------------------------------------------------------
-
-
-def told(mean: Mean) -> str:
-    """Return a mean with its interval."""
-    return f"{mean.value:.3f}" if mean.low is None else f"{mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}]"
-
-
-def show_fidelity(values: dict[str, Any]) -> None:
-    """Print Dice against own and shuffled masks."""
-    print("\nmask fidelity: Dice of a segmenter trained on real images (95 % intervals over fields)")
-    for kind, numbers in values.items():
-        if kind != "groups":
-            print(f"  {kind:24s} {told(mean_by_group(numbers, values['groups']))}")
-
-
-def write_numbers(work: Work, values: dict[str, Any]) -> None:
-    """Write the fidelity as a card of weights has numbers."""
-    found = []
-    for kind, metric in (("drawn", "picture/mask_dice"), ("drawn, shuffled masks", "picture/mask_dice_shuffled")):
-        mean = mean_by_group(values[kind], values["groups"])
-        low, high = (None if v is None else round(v, 4) for v in (mean.low, mean.high))
-        found.append(
-            {
-                "dataset": work.data.name,
-                "split": "test",
-                "metric": metric,
-                "value": round(mean.value, 4),
-                "interval": None if low is None else [low, high],
-                "n": mean.images,
-                "groups": mean.groups,
-                "note": "Dice of nuclei found in drawn pictures by a U-Net trained on real ones (64 x 64 px)",
-            }
-        )
-    (work.out / "numbers.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-
-
-def show_copies(values: dict[str, list[float]]) -> None:
-    """Print distances to the nearest training crop."""
-    limit = float(np.quantile(values["training"], 0.01))
-    print(f"\nnearest training crop (RMSE at 16 x 16 px); 1st percentile of training crops to each other {limit:.4f}")
-    for kind, numbers in values.items():
-        low, middle = np.min(numbers), np.median(numbers)
-        below = float(np.mean(np.asarray(numbers) < limit))
-        print(f"  {kind:10s} least {low:.4f}, median {middle:.4f}, below that percentile {100 * below:.1f} %")
-
-
-def show_sets(values: dict[str, dict[str, float]]) -> None:
-    """Print FID and KID."""
-    print(f"\ndistances of sets to real training crops, {values['pictures']['n']} pictures each")
-    for kind, numbers in values.items():
-        if kind != "pictures":
-            print(f"  {kind:34s} FID {numbers['fid']:.3f}  KID {numbers['kid']:.4f} (sd {numbers['kid_sd']:.4f})")
-
-
-def show_use(work: Work, seeds: Sequence[int]) -> None:
-    """Print Dice and PQ of every arm, means over seeds and images, and differences to real images alone."""
-    print(f"\nsegmenters on the test split: mean over seeds {list(seeds)} and images (95 % intervals over groups)")
-    for metric in ("dice", "pq"):
-        for count in COUNTS:
-            rows: dict[str, tuple[NDArray[Any], list[str]]] = {}
-            for arm in ARMS:
-                paths = [work.out / "pieces" / f"use-{arm}-{count}-{seed}.json" for seed in seeds]
-                found = [json.loads(p.read_text(encoding="utf-8"))["value"] for p in paths if p.is_file()]
-                if len(found) == len(seeds):
-                    rows[arm] = np.mean([f[metric] for f in found], 0), found[0]["group"]
-            for arm, (values, groups) in rows.items():
-                line = f"  {metric:5s} n = {count:2d}  {arm:5s} {told(mean_by_group(values.tolist(), groups))}"
-                if arm != "real" and "real" in rows:
-                    line += f"   to real {told(mean_by_group((values - rows['real'][0]).tolist(), groups))}"
-                print(line)
 
 
 PIECES: dict[str, tuple[Callable[[Work], Any], Callable[[Any], None]]] = {
@@ -471,25 +425,32 @@ def main() -> int:
     parser.add_argument("--judge", default="", metavar="WEIGHTS", help="trained on real images; default: trained here")
     parser.add_argument("--batches", type=int, default=320, help="of training a segmenter")
     parser.add_argument("--pictures", type=int, default=128, help="pairs that are drawn for a segmenter")
-    parser.add_argument("--precision", choices=("32", "bf16"), default="bf16", help="arithmetic of drawing")
+    parser.add_argument("--precision", choices=("32", "bf16"), default="32", help="arithmetic of networks")
+    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="real images of a segmenter")
+    parser.add_argument("--crops", type=int, default=1500, help="at most so many in a set, to try it out")
+    parser.add_argument("--fields", type=int, help="fields of each split of the phantom, to try it out")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     drawing = Drawing(chosen.steps, chosen.guidance, batch=16, precision=chosen.precision)
     data = DATA[chosen.data]
-    work = Work(data, chosen.generator, chosen.out, drawing, chosen.batches, chosen.pictures, chosen.judge)
+    if chosen.fields and chosen.data == "phantom":
+        data = replace(data, arguments={"train": chosen.fields, "test": chosen.fields})
+    work = Work(
+        data, chosen.generator, chosen.out, drawing, chosen.batches, chosen.pictures, chosen.judge, chosen.crops
+    )
     results = {name: work.kept(name, lambda n=name: PIECES[n][0](work)) for name in PIECES if name in chosen.only}
     if "use" in chosen.only:
         for seed in chosen.seeds:
-            for count in COUNTS:
+            for count in chosen.counts:
                 for arm in ARMS:
                     name = f"use-{arm}-{count}-{seed}"
                     work.kept(name, lambda a=arm, c=count, s=seed: use(work, a, c, s))
     for name, values in results.items():
         PIECES[name][1](values)
     if "fidelity" in results:
-        write_numbers(work, results["fidelity"])
+        write_numbers(work.out, data.name, results["fidelity"])
     if "use" in chosen.only:
-        show_use(work, chosen.seeds)
+        show_use(work.out, ARMS, chosen.seeds, chosen.counts)
     return 0
 
 
