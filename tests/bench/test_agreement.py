@@ -42,7 +42,11 @@ def test_validation_and_benchmark_agree(tmp_path: Path, one_thread: None) -> Non
         {"datasets": [{"name": "phantom-nuclei", "split": "val", "limit": 4}], "batch": 3, "workers": 0}
     )
     validation = Validation(loading, family, seed=0, rank=0, world=1, gather=lambda sums: [sums])
-    told = validation.run(family, Supervised(), 0.0)
+    heard: list[tuple[int, int]] = []
+    validation.run(family, Supervised(), 0.0, most=1, tell=lambda *done: heard.append(done))
+    assert heard == [(1, 3), (2, 3), (3, 3)]
+    told = validation.run(family, Supervised(), 0.0, tell=lambda *done: heard.append(done))
+    assert heard[3:] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     validation.close()
     assert 0 < told["semantic/dice"] < 1
     build.save(family, tmp_path / "x.safetensors")

@@ -115,6 +115,10 @@ def test_plain_lines_elsewhere() -> None:
     progress.step("toy epoch 1/2", 1, 10, {})
     progress.line("toy epoch 1/2  loss 1")
     assert stream.getvalue() == "toy epoch 1/2  loss 1\n"
+    progress.drawn -= 61  # a minute without a word
+    progress.step("toy validation", 3, 8, {}, "image")
+    assert stream.getvalue().splitlines()[-1].startswith("toy validation  3/8")
+    assert " image/s" in stream.getvalue()
     Progress(False, stream).line("silence")
     assert "silence" not in stream.getvalue()
 

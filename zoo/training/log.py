@@ -177,15 +177,15 @@ class Progress:
         self.begun, self.done_before = time.monotonic(), done
         self.drawn = self.begun if not self.terminal else 0.0
 
-    def step(self, title: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
-        """Tell the state after a batch; costs nothing between redraws."""
+    def step(self, title: str, done: int, total: int, numbers: Mapping[str, float], unit: str = "batch") -> None:
+        """Tell the state after a batch, or another unit of work; costs nothing between redraws."""
         now = time.monotonic()
         if not self.show or now - self.drawn < (0.2 if self.terminal else 60.0):
             return
         self.drawn = now
         rate = (done - self.done_before) / max(1e-9, now - self.begun)
         left = clock((total - done) / rate) if rate > 0 else "?"
-        parts = [f"{title}  {done}/{total}", f"{rate:.3g} batch/s", f"{left} left", *_numbers(numbers)]
+        parts = [f"{title}  {done}/{total}", f"{rate:.3g} {unit}/s", f"{left} left", *_numbers(numbers)]
         self._line(fit(parts), keep=not self.terminal)
 
     def line(self, text: str) -> None:

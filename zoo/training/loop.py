@@ -382,8 +382,21 @@ class StageWork:
         if self.validation is None:
             return
         with self.run.whole():
-            values = self.validation.run(self.run.family, self.procedure, 0.0, autocast=self.autocast, most=1)
+            values = self._validated(0.0, most=1)
         monitored(values, self.stage.train.monitor)
+
+    def _validated(self, progress: float, most: int | None = None) -> dict[str, float]:
+        """Return what the validation says; a slow one (pictures drawn in windows) tells how far it is."""
+        assert self.validation is not None
+        told = self.run.progress
+        told.start(0)
+
+        def tell(done: int, total: int) -> None:
+            told.step(f"{self.title} validation", done, total, {}, "image")
+
+        return self.validation.run(
+            self.run.family, self.procedure, progress, autocast=self.autocast, most=most, tell=tell
+        )
 
     def end_epoch(self) -> None:
         """Validate, draw, keep the best, write a row; then the clock stands at the beginning of the next epoch."""
@@ -393,8 +406,7 @@ class StageWork:
         values: dict[str, float] = {}
         with self.average.swapped() if self.average else nullcontext(), self.run.whole():
             if self.validation and (last or clock.epoch % train.validate_every == 0):
-                progress = clock.stage_batch / self.total
-                values = self.validation.run(self.run.family, self.procedure, progress, autocast=self.autocast)
+                values = self._validated(clock.stage_batch / self.total)
             wanted = train.pictures_every and (last or clock.epoch % train.pictures_every == 0)
             if self.run.first and self.validation and wanted:
                 name = f"{self.title}-{clock.epoch:04d}.png" if self.run.recipe.stages else f"{clock.epoch:04d}.png"

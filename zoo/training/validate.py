@@ -4,7 +4,7 @@ devices."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
@@ -182,12 +182,23 @@ class Validation:
         return found
 
     def run(
-        self, family: Family, procedure: Procedure, progress: float, *, autocast: Any = None, most: int | None = None
+        self,
+        family: Family,
+        procedure: Procedure,
+        progress: float,
+        *,
+        autocast: Any = None,
+        most: int | None = None,
+        tell: Callable[[int, int], None] | None = None,
     ) -> dict[str, float]:
-        """Return the losses' means over items and the metrics over images; `most` stops after so many batches."""
+        """Return the losses' means over items and the metrics over images; `most` stops after so many batches.
+
+        `tell` hears how many items are done, of how many, after each that was judged.
+        """
         tally = Tally()
         context = autocast or nullcontext
         was_training = family.training
+        done, total = 0, -(-sum(len(drawn) for drawn in self.loader.draws(0)[:most]) // self.loader.world)
         family.eval()
         try:
             with torch.inference_mode():
@@ -199,14 +210,17 @@ class Validation:
                         terms, maps = losses(family, procedure, batch.to(family.device), progress, want)
                     for name, value in terms.items():
                         tally.add(LOSS + name, np.array([float(value) * len(batch), len(batch)]))
-                    if self.scored:
-                        self._score(tally, family, batch, maps)
+                    for _ in self._score(tally, family, batch, maps) if self.scored else ():
+                        done += 1
+                        if tell is not None:
+                            tell(done, total)
         finally:
             family.train(was_training)
         tally.merge(self.gather)
         return numbers(tally, len(family.spec.outputs))
 
-    def _score(self, tally: Tally, family: Family, batch: Batch, maps: Maps | None) -> None:
+    def _score(self, tally: Tally, family: Family, batch: Batch, maps: Maps | None) -> Iterator[None]:
+        """Add what each image of a batch says; yields after each, for one may take minutes."""
         found = decoded(family, maps, batch) if maps is not None else None
         for i, meta in enumerate(batch.meta):
             predictions = self.tiled(family, meta) if found is None else found[i]
@@ -215,6 +229,7 @@ class Validation:
                 truth = self.truth(meta).get(task.truth)
                 if task.output in predictions and truth is not None:
                     compare(tally, task, predictions[task.output], truth)
+            yield
 
     def samples(self, most: int = 64) -> list[Sample]:
         """Return validation samples with the channels of the model, `most` of them evenly spread; unreadable ones are
