@@ -316,6 +316,8 @@ def test_a_marker_that_no_card_has() -> None:
     card = dataset_card("phantom-mif")
     with pytest.raises(ValueError, match=r'no marker "CD3" on the card of phantom-mif. Did you mean CD3e'):
         Miphei.resolve(options(markers=["Hoechst", "CD3"]), [card])
+    with pytest.raises(ValueError, match=r'no marker "DAPI" on the card of phantom-mif. Known: Hoechst, CD31, .*SMA$'):
+        Miphei.resolve(options(markers=["DAPI"]), [card, card])
     found = Miphei.resolve(MipheiOptions(), [card])
     assert found.markers == card.truths["mif"].channels
     assert (found.truth, found.cells, found.positive_from) == ("mif", "cells", 0.15)

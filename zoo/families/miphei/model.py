@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.cards import DatasetCard
-from zoo.errors import suggest
+from zoo.errors import nearest
 from zoo.families.base import Encoding, Family, IOSpec, Maps, MapSpec, Need, Output, Procedure, Supervised, TargetMaker
 from zoo.families.miphei import calling, clusters
 from zoo.families.miphei.network import make_discriminator, make_network
@@ -110,9 +110,11 @@ class Miphei(Family):
         if channels:
             for marker in options.markers or ():
                 if marker not in channels:
-                    names = ", ".join(card.name for card in cards)
+                    names = ", ".join(dict.fromkeys(card.name for card in cards))
+                    near = nearest(marker, channels)
+                    hint = f"Did you mean {', '.join(near)}? " if near else ""
                     raise ValueError(
-                        f'markers: no marker "{marker}" on the card of {names}. {suggest(marker, channels)}'
+                        f'markers: no marker "{marker}" on the card of {names}. {hint}Known: {", ".join(channels)}'
                     )
         changes: dict[str, Any] = {"truth": truth, "cells": cells, "positive_from": positive}
         if options.markers is None and channels:
