@@ -80,6 +80,19 @@ def test_a_gated_repository_wants_a_token(server: Server, monkeypatch: pytest.Mo
     assert hub.file(NAME, "model.safetensors", COMMIT).read_bytes() == b"weights"
 
 
+def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def silent(*_: object, **__: object) -> None:
+        raise LocalEntryNotFoundError("An error happened while trying to locate the file on the Hub " + "and " * 50)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", silent)
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example")
+    with pytest.raises(FetchError, match=r"for hub\.example does not answer\. .*pull it with --from FILE\.$"):
+        hub.file(NAME, "other.bin", COMMIT)
+
+
 def test_the_clients_own_store_of_tokens(server: Server, home: Path) -> None:
     server.gated, server.token = {NAME}, "hf_stored"
     (home / "hf").mkdir(parents=True)

@@ -19,7 +19,7 @@ from local_server import Behaviour, Server
 import zoo
 from zoo.errors import UserError
 from zoo.families import build
-from zoo.fetch import FetchError, http
+from zoo.fetch import FetchError, http, hub
 from zoo.weights import cache, store
 from zoo.weights.gather import How
 from zoo.weights.pull import mirror, pull, remove, verify
@@ -227,6 +227,19 @@ def test_a_gated_repository(huggingface: Server, write_card: Write, monkeypatch:
         pull(NAME, how(accept=True))
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     pull(NAME, how())
+
+
+def test_a_gate_without_a_token_asks_nobody(
+    huggingface: Server, write_card: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_card(
+        NAME, {"kind": "hub", "repository": "lab/net", "file": "w/model.bin", "page": "https://x/y"}, gate="token"
+    )
+    monkeypatch.delenv("HF_ENDPOINT")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(hub, "file", lambda *_: pytest.fail("the hub was asked"))
+    with pytest.raises(FetchError, match=r"lab/net: .*Visit https://x/y, accept the terms there, and set HF_TOKEN"):
+        pull(NAME, how(accept=True))
 
 
 # --- by hand, and machines without a network --------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from zoo.errors import UserError
 from zoo.fetch import FetchError, forbidden
@@ -99,10 +100,7 @@ def refused(
     where, status = visit or page(repository), getattr(getattr(error, "response", None), "status_code", None)
     at = f" at {revision}" if revision else ""
     if "GatedRepoError" in kinds:
-        return FetchError(
-            f"{repository}: the owner gives access on request. Visit {where}, accept the terms there, and set HF_TOKEN "
-            "(or run: hf auth login)."
-        )
+        return gated(repository, where)
     if "RepositoryNotFoundError" in kinds or status in (401, 403):
         return FetchError(
             f"{repository}: there is no such repository, or it is not open to you. Visit {where}; where it is private "
@@ -118,8 +116,30 @@ def refused(
         return FetchError(f"{where}: the hub answers 429 (too many requests). Try again {later}, or set HF_TOKEN.")
     if status:
         return FetchError(f"{where}: the hub answers {status} for {name}. Try again later.")
+    if "LocalEntryNotFoundError" in kinds:  # how the client says that the hub is silent or down
+        return FetchError(
+            f"{where}: {name} cannot be had, for {urlsplit(endpoint()).hostname} does not answer. Check the network or "
+            "the proxy, and try again; or fetch the file elsewhere, and pull it with --from FILE."
+        )
     reason = " ".join((str(error).splitlines() or [""])[0].split())[:160] or type(error).__name__
     return FetchError(f"{where}: {name} cannot be had ({reason}). Check the network or the proxy, and try again.")
+
+
+def gated(repository: str, where: str) -> FetchError:
+    """Return what to do where a repository gives its files to those alone who accepted its terms."""
+    return FetchError(
+        f"{repository}: the owner gives access on request. Visit {where}, accept the terms there, and set HF_TOKEN "
+        "(or run: hf auth login)."
+    )
+
+
+def lacks_token() -> bool:
+    """Return whether the hub itself, and no mirror that may ask for none, would be asked without a token."""
+    if os.environ.get("HF_ENDPOINT"):
+        return False
+    import huggingface_hub
+
+    return huggingface_hub.get_token() is None
 
 
 def _header(error: Any, name: str) -> str:

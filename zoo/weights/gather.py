@@ -14,7 +14,7 @@ from typing import Any
 from zoo import paths
 from zoo.cards import WeightsCard, WeightsFile
 from zoo.errors import UserError
-from zoo.fetch import FetchError, checksum, http, hub, wrong_checksum
+from zoo.fetch import FetchError, checksum, forbidden, http, hub, wrong_checksum
 from zoo.weights import cache
 
 MIRROR = "mirror.json"
@@ -119,6 +119,9 @@ def _from_hub(
     card: WeightsCard, file: WeightsFile, revision: str | None, target: Path, pinned: str | None, says: str, how: How
 ) -> str:
     repository = str(card.source.repository)
+    here = hub.cached(repository, file.file, revision) is not None
+    if card.gate == "token" and not here and not forbidden() and hub.lacks_token():  # else it is asked six times
+        raise hub.gated(repository, card.source.page or hub.page(repository))
     path = hub.file(repository, file.file, revision, card.source.page)
     commit = hub.commit_of(path)
     if revision is None:
