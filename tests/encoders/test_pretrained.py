@@ -194,6 +194,21 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         build_encoder("resnet18", weights=half)
 
 
+def test_a_transformer_of_another_patch_size_is_refused(tmp_path: Path) -> None:
+    small = {"depth": 1, "embed_dim": 24, "num_heads": 2}
+    fine = build_encoder("vit_small_patch8_224", weights="none", **small)
+    file = tmp_path / "fine.safetensors"
+    save_file({k: v.contiguous() for k, v in fine.net.state_dict().items()}, file)
+    with pytest.raises(
+        UserError, match=r"its patches are 8 x 8 pixels, those of encoder vit_small_patch16_224 16 x 16"
+    ):
+        build_encoder("vit_small_patch16_224", weights=file, **small)
+    assert build_encoder("vit_small_patch16_224", weights=file, patch_size=8, **small).patch == 8
+    assert build_encoder("vit_small_patch8_224", weights=file, patch=16, **small).patch == 16
+    with pytest.raises(UserError, match=r"no file .*none\.pth\. Expected none, published"):
+        build_encoder("kaiko-vits16", weights=tmp_path / "none.pth")
+
+
 def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, tuple[str]]:

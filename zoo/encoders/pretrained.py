@@ -98,7 +98,7 @@ def choose(info: Info, weights: str | Path) -> Weights | Path | None:
             raise UserError(f"encoder {info.name}: weights: {text} are those of {what}. {_tags(info)}")
         return store.find(text).path
     if path.suffix or os.sep in text:
-        raise UserError(f"encoder {info.name}: weights: no file {path}. Expected none, imagenet, a tag or a file.")
+        raise UserError(f"encoder {info.name}: weights: no file {path}. {_tags(info)}")
     raise UserError(f'encoder {info.name}: no weights "{text}". {suggest(text, info.weights)} {_tags(info)}'.strip())
 
 
@@ -225,7 +225,16 @@ def filled(build: Build, info: Info, in_channels: int, file: File, arguments: Ma
     """
     from zoo.weights.readers import state_dict
 
-    return from_tensors(build, info, in_channels, file, state_dict(file.path), arguments)
+    tensors = state_dict(file.path)
+    encoder = from_tensors(build, info, in_channels, file, tensors, arguments)
+    kernel = tensors.get("patch_embed.proj.weight")
+    if file.tag is None and encoder.patch and kernel is not None and kernel.shape[-1] != encoder.patch:
+        raise UserError(  # timm resizes such a kernel without a word
+            f"{file.path}: its patches are {kernel.shape[-2]} x {kernel.shape[-1]} pixels, those of encoder "
+            f"{info.name} {encoder.patch} x {encoder.patch}. Expected weights of the same; `patch` resizes them "
+            "afterwards."
+        )
+    return encoder
 
 
 def from_tensors(
