@@ -118,7 +118,8 @@ def test_new_and_changed_pictures_are_added_to_a_table(folder: Path, tmp_path: P
     before = features.read_all(out)
     Image.new("RGB", (40, 32), "white").save(folder / "b.png")
     found = embed_files.embed_files(encoder(), [folder], out, HOW, progress=False)
-    assert (sorted(found.done), found.skipped) == (["b", "sub/c"], ["a"])
+    assert (sorted(found.done), found.skipped, found.replaced) == (["b", "sub/c"], ["a"], ["b"])
+    assert "rows of 1 other files of the same name were replaced (b)" in str(found)
     after = features.read_all(out)
     assert {n: int((after.images == n).sum()) for n in ("a", "b", "sub/c")} == {"a": 8, "b": 2, "sub/c": 1}
     np.testing.assert_array_equal(after.features[after.images == "a"], before.features[before.images == "a"])
@@ -126,6 +127,13 @@ def test_new_and_changed_pictures_are_added_to_a_table(folder: Path, tmp_path: P
     assert (again.tiles, len(again.skipped)) == (0, 3)
     with pytest.raises(UserError, match="other weights or settings"):
         embed_files.embed_files(encoder(depth=2), [folder], out, HOW, progress=False)
+
+
+def test_one_name_is_one_picture(folder: Path, tmp_path: Path) -> None:
+    two = [folder / "a.png", folder / "sub" / "a.png"]
+    Image.open(two[0]).save(two[1])
+    with pytest.raises(UserError, match=r"Rename one, or take each folder by itself, with another --out"):
+        embed_files.embed_files(encoder(), two, tmp_path / "f.h5", HOW, progress=False)
 
 
 def test_broken_and_tiny_pictures_are_named_and_skipped(

@@ -21,7 +21,7 @@ import torch
 
 import zoo
 from zoo.encoders import Encoder
-from zoo.errors import DataError, Interrupted, UserError
+from zoo.errors import DataError, Interrupted, UserError, counted
 from zoo.inference.embed import Embedder, How, Picture, embedded, spec_of
 from zoo.inference.inputs import Item, find_images
 from zoo.inference.source import scale_of
@@ -32,12 +32,14 @@ from zoo.io.images import read_image
 
 @dataclass
 class Embedded:
-    """What was done: tiles and pictures, failures, and the batch size that was settled on."""
+    """What was done: tiles and pictures, those of them whose rows were of another file, failures, and the batch size
+    that was settled on."""
 
     out: Path
     tiles: int = 0
     done: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
     failures: list[dict[str, str]] = field(default_factory=list)
     batch: int = 0
     seconds: float = 0.0
@@ -48,10 +50,13 @@ class Embedded:
         return 1 if self.failures else 0
 
     def __str__(self) -> str:
-        parts = [f"{self.tiles} tiles of {len(self.done)} images"]
+        parts = [f"{counted(self.tiles, 'tile')} of {counted(len(self.done), 'image')}"]
         if self.seconds and self.tiles:
             parts.append(f"{self.tiles / self.seconds:.3g} tiles a second, {self.batch} at once")
         parts += [f"{len(self.skipped)} were there"] if self.skipped else []
+        if self.replaced:
+            names = ", ".join(self.replaced[:3]) + (", ..." if len(self.replaced) > 3 else "")
+            parts.append(f"rows of {len(self.replaced)} other files of the same name were replaced ({names})")
         parts += [f"{len(self.failures)} failed"] if self.failures else []
         return f"{self.out}: {', '.join(parts)}"
 
@@ -131,6 +136,7 @@ class Run:
             rows = picture.rows()
             _write_part(self._part(picture.name, picture.stamp), rows)
             summary.done.append(picture.name)
+            summary.replaced += [picture.name] if picture.name in self.before else []
             summary.tiles += len(rows)
             summary.seconds, summary.batch = time.perf_counter() - began, self.embedder.batches.size
 

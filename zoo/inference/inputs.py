@@ -59,7 +59,7 @@ def _named(found: dict[Path, Path]) -> list[Item]:
         if other != item.path:
             raise UserError(
                 f"{other} and {item.path}: both would write {item.stem}.*. Expected one image a name. "
-                "Predict them into two folders."
+                "Rename one, or take each folder by itself, with another --out."
             )
     return items
 
