@@ -120,3 +120,8 @@ def test_an_adapted_model_survives_a_file_and_merges(tmp_path: Any) -> None:
         torch.testing.assert_close(zoo.load(tmp_path / "m.safetensors")(x)["logits"], before)
         merge_low_rank(model)
         torch.testing.assert_close(model(x)["logits"], before)
+        build.save(model, str(tmp_path / "merged.safetensors"))
+        plain = zoo.load(tmp_path / "merged.safetensors")
+        torch.testing.assert_close(plain(x)["logits"], before)
+    assert not any("parametrizations" in name for name in plain.state_dict())
+    assert model.options.encoder.arguments["tune"] == "lora"  # type: ignore[attr-defined]

@@ -20,6 +20,7 @@ from zoo.data.stains import from_component, to_component
 from zoo.errors import Problems, UserError
 from zoo.families import without
 from zoo.families.base import Family
+from zoo.nn.lora import LowRank
 from zoo.schema import Component, Document, problems_of
 from zoo.weights import store
 from zoo.weights.adapt import Adapt
@@ -75,22 +76,36 @@ def create(family: str, options: Mapping[str, Any], cards: Sequence[DatasetCard]
 def metadata(family: Family, **more: Any) -> dict[str, str]:
     """Return the metadata of a file of weights: strings only, as safetensors wants them."""
     options = family.options.model_dump(mode="json", by_alias=True)
+    if not any(isinstance(part, LowRank) for part in family.modules()):
+        options = _merged(options)
     if family.stain is not None:
         more["stain"] = to_component(family.stain).model_dump(mode="json")
     return metadata_of(family.name, options, more)
 
 
+def _merged(options: Any) -> Any:
+    """Return options of a module without adapters: those that had some were merged into the weights."""
+    if isinstance(options, list):
+        return [_merged(value) for value in options]
+    if not isinstance(options, dict):
+        return options
+    if options.get("tune") == "lora":
+        options = {k: v for k, v in options.items() if k not in ("tune", "rank", "alpha", "projections")}
+    return {key: _merged(value) for key, value in options.items()}
+
+
 def save(
-    family: Family, path: Path, *, half: bool = False, state: Mapping[str, Any] | None = None, **more: Any
+    family: Family, path: Path | str, *, half: bool = False, state: Mapping[str, Any] | None = None, **more: Any
 ) -> None:
     """Write a file of weights, atomically; `half` stores floats in 16 bits, `state` replaces the module's own state.
 
-    `more` becomes metadata (recipe, recipe_hash, seed, trained_on, operating): equal content gives equal bytes.
+    A module whose adapters were merged gives a file that loads without adapters. `more` becomes metadata (recipe,
+    recipe_hash, seed, trained_on, operating): equal content gives equal bytes.
     """
     tensors = {k: v.detach().cpu().contiguous() for k, v in (state or family.state_dict()).items()}
     if half:
         tensors = {k: _halved(k, v) if v.dtype in (torch.float32, torch.float64) else v for k, v in tensors.items()}
-    store.write_tensors(path, tensors, metadata(family, **more))
+    store.write_tensors(Path(path), tensors, metadata(family, **more))
 
 
 def _halved(name: str, value: torch.Tensor) -> torch.Tensor:
