@@ -104,7 +104,9 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "random weights, not pretrained" in " ".join(said.out.split())
     values = json.loads((tmp_path / "results.json").read_text())
     assert {row["weights"] for row in values["rows"]} == {"test_vit:none", "test_resnet:none"}
-    assert "| test_vit:none | linear probe |" in (tmp_path / "table.md").read_text()
+    page = (tmp_path / "table.md").read_text()
+    assert "| test_vit:none | linear probe |" in page
+    assert "; mean over images (balanced_accuracy: counted over all together), 95 % interval" in page
     page = (tmp_path / "report.html").read_text()
     assert "<h1>Encoders</h1>" in page
     assert "2 encoders" in page
@@ -125,6 +127,11 @@ def test_mistakes_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[st
     for words, said in (
         (["--encoders", "resnet5O", "--datasets", "phantom-patches"], "Did you mean resnet50"),
         (["--encoders", "uni", "--datasets", "phantom-patches", "--mpp", "native"], "Accept the terms at"),
+        (
+            ["--encoders", "test_vit:none", "uni", "--datasets", "phantom-patches", "--mpp", "native"],
+            "Accept the terms",
+        ),
+        (["--encoders", "test_vit:none", "uni", "--recipe", "gland-unet-resnet18"], "Accept the terms at"),
         (["--encoders", "resnet18:none"], "Add --datasets"),
         (["--encoders", "resnet18:none", "--weights", "a", "--datasets", "b"], "Leave out"),
         (["--encoders", "resnet18:none", "resnet18:none", "--datasets", "phantom-patches"], "named twice"),
@@ -134,7 +141,9 @@ def test_mistakes_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ),
     ):
         assert main(["bench", *words, *out]) == 2
-        assert said in capsys.readouterr().err
+        told = capsys.readouterr()
+        assert said in told.err
+        assert "test_vit:none: phantom-patches" not in told.err + told.out  # nothing is computed before all is checked
     with pytest.raises(UserError, match="not available"):
         encoders.named("musk")
     assert encoders.named("uni").label == "uni:published"

@@ -11,7 +11,7 @@ from zoo.bench.encoders import Chosen, named
 from zoo.bench.results import Results
 from zoo.bench.run import bench
 from zoo.bench.work import Say
-from zoo.encoders import tuning
+from zoo.encoders import pretrained, tuning
 from zoo.errors import UserError
 from zoo.recipe import Recipe, load_recipe
 from zoo.schema import Component
@@ -42,6 +42,9 @@ def bench_decoders(
     if not judged:
         raise UserError(f"bench: --encoders: {plain.name} says no dataset to evaluate on. Add --datasets NAME:SPLIT.")
     checked = [load_recipe_for_training(recipe, [*overrides, *words(plain, one, out)]) for one in chosen]
+    for one, ready in zip(chosen, checked, strict=True):
+        if not (ready.run_folder / "recipe.yaml").is_file():
+            pretrained.check(one.name, one.weights)
     runs = []
     for number, (one, ready) in enumerate(zip(chosen, checked, strict=True), start=1):
         tell(f"encoder {number} of {len(chosen)}: {one.label}: {ready.run_folder}")

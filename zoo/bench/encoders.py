@@ -23,6 +23,7 @@ from zoo.bench.results import Case, Failure, Results, Row
 from zoo.bench.statistics import Mean, pooled_by_group
 from zoo.bench.work import Say
 from zoo.data.datasets import Dataset
+from zoo.encoders import pretrained
 from zoo.errors import DataError, UserError
 from zoo.inference.source import Mpp
 from zoo.metrics import features as measures
@@ -250,6 +251,9 @@ def bench_encoders(
     if len({one.label for one in chosen}) < len(chosen):
         raise UserError("bench: --encoders: one is named twice. Expected each once.")
     opened = [_pair(text, train_split) for text in datasets]
+    for one in chosen:
+        if not all(_place(out, one, d, limit, mpp, seed).is_file() for pair in opened for d in pair if d is not None):
+            pretrained.check(one.name, one.weights)
     out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     failures: list[Failure] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from zoo.bench.compare import Comparison, Ranking
 from zoo.bench.results import FORMAT, Results, Row, cell, columns, figure, footnotes, label, size_of
 from zoo.bench.statistics import Mean
 from zoo.errors import counted
+from zoo.metrics import METRICS
 
 Table = tuple[str, str, str]
 
@@ -65,7 +67,7 @@ def markdown(results: Results) -> str:
         images, groups = size_of(rows)
         parts += [f"## {key[0]}:{key[1]} ({key[2]})", ""]
         size = f"{counted(images, 'image')}, {counted(groups, 'group')}"
-        parts += [f"{size}; mean over images, 95 % interval by group bootstrap.", ""]
+        parts += [f"{size}; {averaged(names)}, 95 % interval by group bootstrap.", ""]
         parts += [f"| weights | output | {' | '.join(names)} |", f"| --- | --- |{' ---: |' * len(names)}"]
         for row in rows:
             cells = " | ".join(cell(row.means.get(name), name) for name in names)
@@ -83,6 +85,14 @@ def markdown(results: Results) -> str:
         parts += [f"| {f.weights} | {f.dataset} | {f.image} | {_one_line(f.error)} |" for f in results.failures]
         parts.append("")
     return "\n".join(parts)
+
+
+def averaged(names: Sequence[str]) -> str:
+    """Return how the numbers of a table come of its images: some metrics are counted over all images together."""
+    pooled = [name for name in names if METRICS[name].pooled]
+    if len(pooled) == len(names):
+        return "counted over all images together"
+    return f"mean over images ({', '.join(pooled)}: counted over all together)" if pooled else "mean over images"
 
 
 def _compared(found: list[Comparison]) -> list[str]:
