@@ -263,8 +263,11 @@ def test_a_file_that_a_person_fetched(
     mine.write_bytes(published)
     pull(NAME, how(origin=str(mine)))
     assert equal(NAME, state)
-    with pytest.raises(UserError, match=r"neither .* is there\. Expected weights\.tar"):
+    with pytest.raises(UserError, match=r"nowhere: there is no such file or folder\. Expected weights\.tar of"):
         pull(NAME, how(origin=str(tmp_path / "nowhere")))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"neither .* is there\. Expected weights\.tar"):
+        pull(NAME, how(origin=str(tmp_path / "empty")))
 
 
 @pytest.mark.parametrize("over", ["folder", "web", "environment"])

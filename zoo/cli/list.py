@@ -17,7 +17,9 @@ USES = ("research", "commercial", "redistribution", "derivatives", "any")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `zoo list`."""
     parser.add_argument("kind", choices=list(catalogue.KINDS), metavar="KIND", help=", ".join(catalogue.KINDS))
-    parser.add_argument("--family", metavar="NAME", help="only what is of this family (recipes, weights)")
+    parser.add_argument(
+        "--family", metavar="NAME", help="only what is of this family (recipes, weights; encoders: foundation)"
+    )
     parser.add_argument(
         "--licence", metavar="USE", help="only what may be used so: commercial, research, any; or a text in its name"
     )

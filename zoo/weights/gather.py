@@ -101,6 +101,10 @@ def _from_origin(
         http.download(http.Request(url, target, pinned, file.size, card.source.page, says=says), how.settings)
         return
     path = Path(origin).expanduser()
+    if not path.exists():
+        raise UserError(
+            f"{origin}: there is no such file or folder. Expected {file.file} of {card.name}, or a folder with it."
+        )
     places = [path / card.name / file.file, path / file.file, path / Path(file.file).name]
     given = path if path.is_file() and file == card.source.files[0] else next((p for p in places if p.is_file()), None)
     if given is None and path.is_file():
