@@ -100,11 +100,11 @@ def test_patches_of_another_side_see_the_same_picture_enlarged() -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"tune": "some"}, "Expected full, frozen, last-N"),
+        ({"tune": "some"}, 'tune is "some". Expected full, frozen, last-N'),
         ({"tune": "last-9"}, "Expected fewer"),
         ({"rank": 4}, "is for tune: lora"),
         ({"tune": "lora", "rank": 400}, "Expected 1 to"),
-        ({"tune": "lora", "projections": ["w9"]}, "no layers w9|no attention"),
+        ({"tune": "lora", "projections": ["w9"]}, "no layers w9 to adapt. Expected some of q, k, v and fc1, fc2, proj"),
         ({"layer_decay": 1.5}, "less than or equal to 1"),
         ({"patch": 0}, "greater than 0"),
     ],

@@ -114,10 +114,10 @@ class Attentive(Encoder):
             elif hit := {last, last.removesuffix("_proj")} & set(wanted):
                 add_low_rank(layer, rank, alpha=alpha)
                 found |= hit
-        if not found:
+        linear = sorted({n.rpartition(".")[2] for n, m in self.net.named_modules() if isinstance(m, nn.Linear)})
+        if not found and not {"qkv", "q", "q_proj"} & set(linear):
             return super().adapt(rank)
         if missing := [p for p in wanted if p not in found]:
-            linear = sorted({n.rpartition(".")[2] for n, m in self.net.named_modules() if isinstance(m, nn.Linear)})
             raise UserError(
                 f"encoder {self.name}: it has no layers {', '.join(missing)} to adapt. "
                 f"Expected some of q, k, v and {', '.join(n for n in linear if n != 'qkv')}."

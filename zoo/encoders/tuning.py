@@ -73,11 +73,11 @@ def split(name: str, arguments: Mapping[str, Any]) -> tuple[Tuning, dict[str, An
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "tune"
         said = str(first["msg"]).removeprefix("Value error, ").rstrip(".").replace("Input should", "it should")
-        hint = (
-            " Expected full, frozen, last-N (as last-2) or lora." if first["type"] == "string_pattern_mismatch" else ""
-        )
+        if first["type"] == "string_pattern_mismatch":
+            value = f'{where} is "{first["input"]}"'
+            raise UserError(f"encoder {name}: {value}. Expected full, frozen, last-N (as last-2) or lora.") from None
         value = "" if first["type"] == "value_error" else f"{where} is {first['input']!r}: "
-        raise UserError(f"encoder {name}: {value}{said}.{hint}") from None
+        raise UserError(f"encoder {name}: {value}{said}.") from None
     return tuning, {k: v for k, v in arguments.items() if k not in NAMES}
 
 
