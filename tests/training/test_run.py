@@ -21,7 +21,7 @@ from zoo.data.loading import Loader
 from zoo.errors import DataError, Interrupted, UserError, ZooError
 from zoo.nn import precision
 from zoo.recipe import Recipe, load_recipe
-from zoo.training import loop
+from zoo.training import loop, setup
 from zoo.training.run import dry_run, resume, train
 from zoo.weights import store
 
@@ -428,7 +428,6 @@ def test_threads_are_recorded_kept_and_given_back(tmp_path: Path, recipe: Any, m
 
 def test_loader_is_told_rank_and_world(recipe: Any) -> None:
     """The contract that training rests on: two ranks' slices make up one process's batch."""
-    from zoo.training import setup
     from zoo.training.feed import open_loader
 
     made = setup.resolve(recipe(batch=4, samples=8))
@@ -437,3 +436,21 @@ def test_loader_is_told_rank_and_world(recipe: Any) -> None:
     halves = [open_loader(made.data.train, family, seed=0, training=True, rank=r, world=2) for r in range(2)]
     for one, a, b in zip(whole.epoch(1), halves[0].epoch(1), halves[1].epoch(1), strict=True):
         assert torch.equal(one.inputs["image"], torch.cat([a.inputs["image"], b.inputs["image"]]))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data.train.size=[64, 64]"], True),
+        (["data.train.size=[96, 96]"], False),
+        (["data.train.size=[64, 64]", "model.tile=64", "model.margin=16"], False),
+        (["data.train.size=[64, 64]", "model.encoder={name: resnet18, arguments: {output_stride: 16}}"], False),
+    ],
+)
+def test_patches_that_are_all_border_to_the_coarsest_level_are_told(words: list[str], said: bool) -> None:
+    recipe = setup.resolve(load_recipe("quickstart", words))
+    told = setup.narrow(recipe, setup.create(recipe))
+    assert (told is not None) == said
+    if told:
+        assert "64 pixels are 2 pixels wide" in told
+        assert "tiles of 256" in told

@@ -144,6 +144,8 @@ class Run:
         self.progress.line(f"{self.recipe.name} {what}: {count:.2f} million parameters on {where}")
         if any(slow(stage.train.precision, self.device) for stage in self.recipe.all_stages):
             self.progress.line("this processor has no bfloat16: computing in 32 bits, which is faster here")
+        if beware := setup.narrow(self.recipe, self.family):
+            self.progress.line(f"beware: {beware}")
         self.progress.line(f"run folder: {self.folder.path}")
 
     def _next_stage(self, stages: int) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from zoo import registry
 from zoo.cards import dataset_card
 from zoo.data.stains import from_component, to_component
+from zoo.encoders.base import Encoder
 from zoo.errors import UserError, suggest
 from zoo.families import build, without
 from zoo.families.base import Family, Procedure
@@ -48,6 +49,27 @@ def resolve(recipe: Recipe) -> Recipe:
     if recipe.stains is not None:
         changes["stains"] = to_component(from_component(recipe.stains))
     return recipe.model_copy(update=changes)
+
+
+def narrow(recipe: Recipe, family: Family) -> str | None:
+    """Return what to beware of where patches are so small that the coarsest maps see little but their own border.
+
+    Norms then learn the statistics of padding, and tiles that are larger than the patches give other ones. Measured:
+    a U-Net over mobilenetv3 (stride 32) that learnt from 64 pixels found nuclei with Dice 0.93 in tiles of 64 and with
+    0.2 in tiles of 256.
+    """
+    stride = max((max(m.strides) for m in family.modules() if isinstance(m, Encoder)), default=0)
+    tile = family.spec.tile
+    for data in all_data(recipe):
+        for loading in (data.train, *data.streams.values()):
+            side = min(loading.size or (0,))
+            if 0 < side <= 2 * stride and tile >= 2 * side and family.spec.axes != "CZYX":
+                return (
+                    f"patches of {side} pixels are {side / stride:g} pixels wide at the encoder's coarsest level, "
+                    f"little but border, and prediction takes tiles of {tile}, where that level sees something else. "
+                    "Raise data.train.size, or lower model.tile to it."
+                )
+    return None
 
 
 def create(recipe: Recipe) -> Family:
