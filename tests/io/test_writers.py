@@ -174,7 +174,7 @@ def test_a_picture_of_markers_is_an_ome_tiff_that_others_read(tmp_path: Path) ->
         np.testing.assert_array_equal(file.series[0].asarray(), planes)
         xml = file.ome_metadata
     assert xml is not None
-    pixels = from_xml(xml, validate=False).images[0].pixels
+    pixels = from_xml(xml, validate=True).images[0].pixels
     assert [c.name for c in pixels.channels] == list(names)
     assert (pixels.size_c, pixels.size_y, pixels.size_x) == (3, 300, 40)
     assert (pixels.physical_size_x, pixels.physical_size_y) == (0.5, 0.5)
