@@ -33,6 +33,8 @@ def test_the_last_blocks_and_the_norm_behind_them() -> None:
     found = learning(tiny(tune="last-2"))
     assert {n.split(".")[1] for n in found if n.startswith("blocks")} == {"2", "3"}
     assert {n for n in found if not n.startswith("blocks")} == {"norm.weight", "norm.bias"}
+    every = learning(tiny(tune="last-4"))  # patches are no block: they and what is added to them stand still
+    assert {n.split(".")[0] for n in every} == {"blocks", "norm"}
     cnn = build_encoder("resnet18", tune="last-1").train()
     still = [m for m in cnn.modules() if isinstance(m, torch.nn.BatchNorm2d) and not m.training]
     assert 0 < len(still) < len([m for m in cnn.modules() if isinstance(m, torch.nn.BatchNorm2d)])
@@ -101,7 +103,7 @@ def test_patches_of_another_side_see_the_same_picture_enlarged() -> None:
     ("more", "said"),
     [
         ({"tune": "some"}, 'tune is "some". Expected full, frozen, last-N'),
-        ({"tune": "last-9"}, "Expected fewer"),
+        ({"tune": "last-5"}, "it has 4 blocks. Expected fewer"),
         ({"rank": 4}, "is for tune: lora"),
         ({"tune": "lora", "rank": 400}, "Expected 1 to"),
         ({"tune": "lora", "projections": ["w9"]}, "no layers w9 to adapt. Expected some of q, k, v and fc1, fc2, proj"),

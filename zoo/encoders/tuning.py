@@ -100,7 +100,8 @@ def apply(encoder: Encoder, tuning: Tuning) -> None:
 def _last(encoder: Encoder, count: int) -> None:
     """Freeze all but the last blocks and what follows them."""
     layers = list(encoder.layers())
-    blocks = [i for i, layer in enumerate(layers) if any(True for _ in layer.children())]
+    patches = getattr(getattr(encoder, "net", None), "patch_embed", None)  # of transformers: no block
+    blocks = [i for i, layer in enumerate(layers) if any(True for _ in layer.children()) and layer is not patches]
     if count > len(blocks):
         raise UserError(f"encoder {encoder.name}: tune is last-{count}, it has {len(blocks)} blocks. Expected fewer.")
     encoder.freeze(bn=False)
