@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from zoo.data import open_dataset
+from zoo.data.integrity import check_dataset
 from zoo.errors import DataError, UserError
 from zoo.types import Boxes
 
@@ -62,6 +64,9 @@ def test_boxes_of_a_coco_file(lisc: Path) -> None:
 FAULTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"image_id": 7, "category_id": 1, "bbox": [40, 3, 10, 8]}, DataError, r"annotations\[0\]: the box .* outside"),
     ({"image_id": 7, "category_id": 1, "bbox": [1, 3, 8]}, DataError, r"bbox: \[1, 3, 8\]. Expected x, y"),
+    ({"image_id": 7, "category_id": 1, "bbox": [9, 9, -3, 8]}, DataError, "width and height 0 or more"),
+    ({"image_id": 7, "category_id": 1, "bbox": [float("nan"), 9, 3, 8]}, DataError, "width and height 0 or more"),
+    ({"image_id": [7], "category_id": 1, "bbox": [9, 9, 3, 8]}, UserError, r"annotations\[0\]: .* that COCO knows"),
     ({"image_id": 7, "category_id": 5, "bbox": [1, 3, 8, 8]}, DataError, "no category has the id 5"),
     ({"image_id": 7, "category_id": 3, "bbox": [1, 3, 8, 8]}, DataError, 'unknown class "Neutrofil". Did you mean N'),
     ({"image_id": 8, "category_id": 1, "bbox": [1, 3, 8, 8]}, UserError, "no image has the id 8"),
@@ -93,12 +98,41 @@ def test_faults_of_a_file_are_named(lisc: Path) -> None:
     file.write_text('{"images": [\n {"id": 1,')
     with pytest.raises(UserError, match=r"json:2: not valid JSON"):
         open_dataset("lisc", root=lisc)
+    for place in ("images", "annotations", "categories"):
+        values = {"images": [], "annotations": [], "categories": []}
+        file.write_text(json.dumps(values | {place: ["Baso_35.bmp"]}))
+        with pytest.raises(UserError, match=rf"{place}\[0\]: Baso_35.bmp is nothing that COCO knows"):
+            open_dataset("lisc", root=lisc)
     file.write_text("[]")
     with pytest.raises(UserError, match='no list "images"'):
         open_dataset("lisc", root=lisc)
     file.unlink()
     with pytest.raises(UserError, match="holds no annotations"):
         open_dataset("lisc", root=lisc)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"truth": "cell"}, 'truth: no "cell". Did you mean cells?'),
+        ({"attributes": {"shape": "s"}}, 'attributes: cells has no "shape". Write it to truths.cells.attributes.'),
+    ],
+)
+def test_arguments_that_the_card_does_not_know_are_named(lisc: Path, arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=re.escape(words)):
+        open_dataset("lisc", root=lisc, arguments=arguments)
+
+
+def test_what_is_named_and_not_here_is_said(lisc: Path) -> None:
+    """A file of annotations whose name is mistyped, and images that a copy lacks: both were passed over untold."""
+    (lisc / "lisc" / "train2017" / "Mono_1.bmp").unlink()
+    report = check_dataset("lisc", root=lisc)
+    notes = [finding.what for finding in report.findings if finding.where == "lisc"]
+    assert notes == [
+        "split val: annotations/instances_val2017.json is not here. Copy it, or mend the card.",
+        "1 of the 2 images of instances_train2017.json are not here: /x/Mono_1.bmp.",
+    ]
+    assert report.ok
 
 
 def test_leukemia_attri_in_miniature(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from zoo import cards
 from zoo.cards import DatasetCard, TruthCard
 from zoo.data.datasets import Dataset, card_splits, make_reader, read_index
-from zoo.data.readers.base import Entry, Reader
+from zoo.data.readers.base import Entry, FolderReader, Reader
 from zoo.data.seams import Edges, edges_of, touching
 from zoo.errors import DataError, counted
 from zoo.types import Boxes, Instances, Label, Sample, Semantic, Truth
@@ -146,6 +146,8 @@ def check_dataset(
     entries, findings = _unique(read_index(card, reader))
     members, absent = split_members(card, file, entries)
     findings += absent
+    if isinstance(reader, FolderReader):
+        findings += [Finding("note", card.name, what) for what in reader.absent()]
     some = _sampled(reader, members, entries, findings)
     prints, counts, sizes = _read_all(card, reader, some, findings, progress)
     findings += _between_splits(members, prints)

