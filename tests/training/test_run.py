@@ -21,7 +21,7 @@ from zoo.data.loading import Loader
 from zoo.errors import DataError, Interrupted, UserError, ZooError
 from zoo.nn import precision
 from zoo.recipe import Recipe, load_recipe
-from zoo.training import loop, setup
+from zoo.training import estimate, loop, setup
 from zoo.training.run import dry_run, resume, train
 from zoo.weights import store
 
@@ -375,6 +375,18 @@ def test_a_batch_that_fits_is_found_and_written_down(tmp_path: Path, recipe: Any
     assert written.data.train.batch == 8  # 2, 4, 8; 16 would be more than an epoch
     assert not written.all_stages[0].train.find_batch
     assert json.loads((folder / "environment.json").read_text())["batch_found"] == 8
+
+
+def test_a_dry_run_of_a_slow_network_does_two_steps(
+    tmp_path: Path, recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds: list[float] = []
+    step = estimate.Trial.step
+    monkeypatch.setattr(estimate.Trial, "step", lambda self, batch: seconds.append(step(self, batch)) or seconds[-1])
+    monkeypatch.setattr(estimate, "PATIENCE", 0.0)
+    report = dry_run(recipe(output=tmp_path / "run"), accelerator="cpu", steps=5)
+    assert len(seconds) == 2
+    assert report.seconds_a_batch == pytest.approx(seconds[1] + report.seconds_waiting)
 
 
 def test_a_dry_run_writes_nothing_and_says_what_a_run_costs(tmp_path: Path, recipe: Any) -> None:

@@ -132,8 +132,15 @@ class Trial:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
+PATIENCE = 60.0
+"""Seconds after which a dry run of a large network does with the steps that it has done, the first not counted."""
+
+
 def dry_run(recipe: Recipe, device: torch.device, steps: int = 5) -> DryRun:
-    """Do two steps to warm up and `steps` to measure, of the first stage, and return what the run will cost."""
+    """Do two steps to warm up and `steps` to measure, of the first stage, and return what the run will cost.
+
+    Of a network whose steps take long it does fewer, but two at least.
+    """
     stage = recipe.all_stages[0]
     family = setup.create(recipe)
     check_stage(family, stage, stage.data or recipe.data)
@@ -141,8 +148,12 @@ def dry_run(recipe: Recipe, device: torch.device, steps: int = 5) -> DryRun:
     source = feed.Feed(stage.data or recipe.data, trial.family, seed=recipe.seed, device=device)
     batches, epoch = source.epoch(0), 0
     waits, works = [], []
+    warm, start = 2, time.perf_counter()
     try:
-        for _ in range(steps + 2):
+        for number in range(steps + warm):
+            if number > 1 and time.perf_counter() - start > PATIENCE:
+                warm = min(warm, number - 1)
+                break
             began = time.perf_counter()
             batch = next(batches, None)
             if batch is None:
@@ -154,12 +165,12 @@ def dry_run(recipe: Recipe, device: torch.device, steps: int = 5) -> DryRun:
         memory = trial.memory()
     finally:
         source.close()
-    waiting = statistics.median(waits[2:])
+    waiting = statistics.median(waits[warm:])
     return DryRun(
         parameters=sum(p.numel() for p in family.parameters()),
         batches_an_epoch=len(source),
         epochs=sum(s.train.epochs for s in recipe.all_stages),
-        seconds_a_batch=waiting + statistics.median(works[2:]),
+        seconds_a_batch=waiting + statistics.median(works[warm:]),
         seconds_waiting=waiting,
         memory=memory,
         arithmetic=arithmetic(recipe, trial.device),
