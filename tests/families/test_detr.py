@@ -23,7 +23,7 @@ from zoo.families.detr.queries import noisy_matches, noisy_queries
 from zoo.families.detr.teacher import MeanTeacher, stronger
 from zoo.losses.detection import Objects
 from zoo.metrics import boxes as metrics
-from zoo.types import Batch, Boxes, Geometry, Instances, Meta, Sample
+from zoo.types import Batch, Boxes, BoxesPrediction, Geometry, Instances, Meta, Sample
 
 SHAPES = {"size": ["small", "large"], "shape": ["round", "lobed", "other"]}
 MIXED = {"selection": "mixed", "neck": "plain", "dense": 3, "denoising": 2, "one_to_many": 8, "repeats": 2}
@@ -271,6 +271,29 @@ def test_overlapping_boxes_of_a_class_are_dropped_where_asked() -> None:
     assert found.class_index.tolist() == [0, 1]
     found = small(threshold={"WBC": 0.75}).decode(maps, geometry)[0]["boxes"]
     assert found.class_index.tolist() == [0, 0]
+
+
+def test_a_threshold_at_hand_is_one_or_one_a_class() -> None:
+    maps = {
+        "logits": torch.tensor([[[0.9, 0.1], [0.1, 0.7]]]),
+        "boxes": torch.tensor([[[0.5, 0.5, 0.4, 0.4], [0.2, 0.2, 0.4, 0.4]]]),
+        "size": torch.tensor([[100.0, 100.0]]),
+    }
+    model, geometry = small(), [Geometry((100, 100))]
+
+    def found(threshold: Any) -> list[int]:
+        boxes = model.decode(maps, geometry, threshold=threshold)[0]["boxes"]
+        assert isinstance(boxes, BoxesPrediction)
+        return boxes.class_index.tolist()
+
+    assert found(0.8) == [0]
+    assert found({"WBC": 0.75}) == [0]
+    assert found({"RBC": 0.95}) == [1]
+    with pytest.raises(UserError, match=r'threshold: no class "WBV"\. Did you mean WBC'):
+        found({"WBV": 0.5})
+    for wrong in (1.5, "high", {"WBC": -1}):
+        with pytest.raises(UserError, match=r"Expected a number from 0 to 1, or one a class\."):
+            found(wrong)
 
 
 def test_published_entries_that_are_not_needed_are_told() -> None:

@@ -60,6 +60,12 @@ def test_words_are_drawn_where_boxes_are_few(tmp_path: Path) -> None:
     with_words, without = overlay.draw(picture, layers, entries), overlay.draw(picture, [bare], entries)
     assert with_words.shape == without.shape
     assert not np.array_equal(with_words, without)
+    cell = (slice(50, 100), slice(950, 990))  # at the right edge, where words began and ran out of the picture
+    layer = Rectangles(np.array([[95, 5, 99, 10]]), np.array([[200, 30, 30]], np.uint8), ("RBC 0.90\nsize: large",))
+    shown = overlay.draw(picture, [layer], [])
+    red = (shown == (200, 30, 30)).all(-1)
+    assert (shown[cell][10:-10, 10:-10] == 250).all()  # the words hide no cell
+    assert red[:, :940].any()
     layers, entries = written(tmp_path, MOST_WORDS + 1).layers()
     many = layers[0]
     assert isinstance(many, Rectangles)

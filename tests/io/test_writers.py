@@ -152,7 +152,7 @@ def test_small_pictures_are_enlarged_and_large_ones_reduced() -> None:
 
 def test_colours() -> None:
     assert colours_of(["background", "a", "b"], {"b": "#0102ff"})[2] == (1, 2, 255)
-    assert len(set(colours_of([str(i) for i in range(7)]))) == 7
+    assert len(set(colours_of([str(i) for i in range(21)]))) == 21
     with pytest.raises(ValueError, match="#rrggbb"):
         from_hex("red")
 

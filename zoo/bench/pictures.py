@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from zoo.data.truths import BACKGROUND, as_semantic
 from zoo.families import score
 from zoo.families.score import Task
-from zoo.io.colours import PALETTE, colours_of, composite, from_hex, marker_colours
+from zoo.io.colours import colours_of, composite, from_hex, marker_colours
 from zoo.io.images import to_rgb8
 from zoo.io.volume_writers import montage, views
 from zoo.types import (
@@ -215,7 +215,8 @@ def _boxes(image: RGB8, shown: Boxes | BoxesPrediction) -> RGB8:
     picture = fitted(image).copy()
     scale = picture.shape[1] / image.shape[1]
     classes = shown.class_index if isinstance(shown, BoxesPrediction) else shown.classes - 1
+    colours = colours_of([str(i) for i in range(int(classes.max(initial=0)) + 1)])
     for box, index in zip(shown.xyxy, classes, strict=True):
         x0, y0, x1, y1 = (round(float(v) * scale) for v in box)
-        cv2.rectangle(picture, (x0, y0), (max(x0, x1 - 1), max(y0, y1 - 1)), PALETTE[int(index) % len(PALETTE)], 1)
+        cv2.rectangle(picture, (x0, y0), (max(x0, x1 - 1), max(y0, y1 - 1)), colours[int(index)], 1)
     return picture

@@ -1,6 +1,6 @@
 """Predict images, folders and globs with trained weights, and write files that other tools open: label images or class
-maps, probabilities, GeoJSON, overlays. Images whose results are there already are skipped; broken ones are noted in
-failures.json.
+maps, probabilities, GeoJSON, boxes, overlays. Images whose results are there already are skipped; broken ones are noted
+in failures.json.
 
   zoo predict runs/quickstart slides/*.tif --out results --mpp 0.5
 """

@@ -31,9 +31,17 @@ def colours_of(classes: Sequence[str], named: Mapping[str, str] | None = None) -
         elif name == "background":
             found.append((128, 128, 128))
         else:
-            found.append(PALETTE[following % len(PALETTE)])
+            found.append(_shade(following))
             following += 1
     return found
+
+
+def _shade(place: int) -> Rgb:
+    """Return a colour of the palette; those after its end are darker, then paler, so that 21 classes differ."""
+    turn, colour = place // len(PALETTE) % 3, PALETTE[place % len(PALETTE)]
+    weight, ground = ((1.0, 0), (0.55, 0), (0.4, 255))[turn]
+    red, green, blue = (round(weight * value + (1 - weight) * ground) for value in colour)
+    return red, green, blue
 
 
 def brightened(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -103,7 +103,8 @@ def _rectangles(shown: NDArray[np.uint8], layer: Rectangles, factor: int) -> Non
 
 
 def _written(shown: NDArray[np.uint8], layer: Rectangles, factor: int) -> NDArray[np.uint8]:
-    """Return the picture with words in the upper left corner of each box, on its colour; the strongest box on top."""
+    """Return the picture with words at each box, on its colour: above the box or below it, so that they do not hide it,
+    and inside the picture as far as they fit; the strongest box on top."""
     from PIL import Image, ImageDraw, ImageFont
 
     size = int(np.clip(max(shown.shape[:2]) / 80, 10, 22))
@@ -112,11 +113,14 @@ def _written(shown: NDArray[np.uint8], layer: Rectangles, factor: int) -> NDArra
     pen = ImageDraw.Draw(canvas)
     boxes = list(zip(layer.xyxy * factor, layer.colours, layer.words, strict=True))
     for box, colour, words in reversed(boxes):
-        x, y = float(np.clip(box[0], 0, shown.shape[1])), float(np.clip(box[1], 0, shown.shape[0]))
-        left, top, right, bottom = pen.multiline_textbbox((x + 2, y + 1), words, font=font, spacing=1)
-        pen.rectangle((left - 2, top - 2, right + 2, bottom + 2), fill=tuple(int(c) for c in colour))
+        left, top, right, bottom = pen.multiline_textbbox((0, 0), words, font=font, spacing=1)
+        wide, high = right - left + 4, bottom - top + 4
+        above = box[1] - high
+        y = above if above >= 0 else min(box[3], shown.shape[0] - high)
+        x, y = max(min(box[0], shown.shape[1] - wide), 0), max(y, 0)
+        pen.rectangle((x, y, x + wide, y + high), fill=tuple(int(c) for c in colour))
         ink = "black" if float(colour @ np.array([0.299, 0.587, 0.114])) > 140 else "white"
-        pen.multiline_text((x + 2, y + 1), words, font=font, spacing=1, fill=ink)
+        pen.multiline_text((x + 2 - left, y + 2 - top), words, font=font, spacing=1, fill=ink)
     return np.asarray(canvas)
 
 

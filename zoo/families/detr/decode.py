@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zoo.errors import UserError, suggest
 from zoo.families.base import Maps
 from zoo.families.detr.attributes import by_attribute
 from zoo.families.detr.options import DetrOptions
@@ -17,12 +19,16 @@ from zoo.types import BoxesPrediction, Geometry
 
 
 def boxes(
-    maps: Maps, geometry: Geometry, options: DetrOptions, threshold: float | None = None, top: int | None = None
+    maps: Maps,
+    geometry: Geometry,
+    options: DetrOptions,
+    threshold: float | Mapping[str, float] | None = None,
+    top: int | None = None,
 ) -> BoxesPrediction:
     """Return the boxes of one image, strongest first, cut to its edges.
 
-    `maps`: activated, of one image. `threshold`: the least score of a box, in place of that of each class; what is
-    below it comes as `weaker`.
+    `maps`: activated, of one image. `threshold`: the least score of a box, in place of that of each class, or of the
+    classes that it names; what is below it comes as `weaker`. Raises `UserError` for no number from 0 to 1.
     """
     maps = {name: value.detach() for name, value in maps.items()}
     probability = maps["logits"][..., options.unused :].float()
@@ -45,9 +51,23 @@ def boxes(
         {} if options.attributes is None else dict(options.attributes.values or {}),
     )
     kept = _picked(every, _kept(every, options.overlap))
-    least = np.asarray(options.thresholds() if threshold is None else [threshold] * probability.shape[-1])
+    least = np.asarray(_least(options, threshold))
     counts = kept.scores >= least[kept.class_index]
     return replace(_picked(kept, np.flatnonzero(counts)), weaker=_picked(kept, np.flatnonzero(~counts)))
+
+
+def _least(options: DetrOptions, threshold: float | Mapping[str, float] | None) -> list[float]:
+    """Return the least score of each class. Raises `UserError`."""
+    classes = options.classes or ()
+    given = (
+        threshold if isinstance(threshold, Mapping) else {} if threshold is None else dict.fromkeys(classes, threshold)
+    )
+    for name, value in given.items():
+        if name not in classes:
+            raise UserError(f'threshold: no class "{name}". {suggest(name, classes)}'.rstrip())
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise UserError(f"threshold: {value} will not do. Expected a number from 0 to 1, or one a class.")
+    return [given.get(name, own) for name, own in zip(classes, options.thresholds(), strict=True)]
 
 
 def _values(logits: Tensor, options: DetrOptions) -> Tensor:

@@ -367,10 +367,10 @@ class Detr(Family):
         maps: Maps,
         geometry: Sequence[Geometry],
         *,
-        threshold: float | None = None,
+        threshold: float | Mapping[str, float] | None = None,
         top: int | None = None,
     ) -> list[dict[str, Prediction]]:
-        """Return the boxes of each image; `threshold` and `top` in place of the options'."""
+        """Return the boxes of each image; `threshold` (one, or of some classes) and `top` in place of the options'."""
         return [
             {"boxes": decode.boxes({n: v[i : i + 1] for n, v in maps.items()}, g, self.options, threshold, top)}
             for i, g in enumerate(geometry)
