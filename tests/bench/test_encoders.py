@@ -131,7 +131,7 @@ def test_mistakes_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[st
             ["--encoders", "test_vit:none", "uni", "--datasets", "phantom-patches", "--mpp", "native"],
             "Accept the terms",
         ),
-        (["--encoders", "test_vit:none", "uni", "--recipe", "gland-unet-resnet18"], "Accept the terms at"),
+        (["--encoders", "test_vit:none", "uni", "--recipe", "quickstart"], "Accept the terms at"),
         (["--encoders", "resnet18:none"], "Add --datasets"),
         (["--encoders", "resnet18:none", "--weights", "a", "--datasets", "b"], "Leave out"),
         (["--encoders", "resnet18:none", "resnet18:none", "--datasets", "phantom-patches"], "named twice"),
