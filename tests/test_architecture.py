@@ -185,6 +185,12 @@ def test_no_machine_is_named() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.parametrize(("folder", "kinds"), [("recipes", {".yaml"}), ("datasets", {".yaml", ".json"})])
+def test_recipes_and_cards_stand_with_nothing_else(folder: str, kinds: set[str]) -> None:
+    """Splits of datasets are JSON."""
+    assert {path.suffix for path in (ROOT / folder).iterdir()} == kinds
+
+
 def test_the_data_folder_is_no_package() -> None:
     """A package named `datasets` would shadow another that transformers looks for."""
     assert not list((ROOT / "datasets").rglob("*.py"))
