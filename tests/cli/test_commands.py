@@ -108,6 +108,7 @@ def test_the_overview_names_every_command_and_nothing_else(zoo: Any) -> None:
         (["bench", "--weights", "no-such-w", "--datasets", "glas", "--out", "o"], 'no weights "no-such-w"'),
         (["data", "chek", "glas"], 'zoo data: ACTION: "chek" will not do. Did you mean check?'),
         (["data", "check", "galas"], 'no dataset "galas". Did you mean glas?'),
+        (["data", "check", "phantom-smear", "dificulty=hard"], "difficulty"),
         (["data", "init", "no/such/folder"], "no/such/folder: there is no such folder"),
         (["data", "sample", "phantom-nuclei"], "--out DIR is missing"),
         (["weights", "verify", "no-such-w"], 'no weights "no-such-w"'),

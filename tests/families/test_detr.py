@@ -239,6 +239,17 @@ def test_attributes_are_the_same_after_loading(tmp_path: Path) -> None:
     assert dict(zip(names, learnt[0].tolist(), strict=True)) == {"size": 1, "colour": 2}
 
 
+def test_an_attribute_that_no_card_has_is_named() -> None:
+    values = {"attributes": {"values": {"colour": ["red", "blue"]}}}
+    options = DetrOptions.model_validate(Detr.tiny() | values)
+    with pytest.raises(ValueError, match=r'no attribute "colour" on the card of .*Known: size'):
+        targets.resolve(options, [card(attributes={"size": ["small", "large"]})])
+    with pytest.raises(ValueError, match=r"There are none: leave model\.attributes out"):
+        targets.resolve(options, [card()])
+    both = [card(attributes={"size": ["small", "large"]}), card(attributes={"colour": ["red", "blue"]})]
+    assert targets.resolve(options, both).attributes == options.attributes
+
+
 def test_attributes_that_are_missing_cost_nothing() -> None:
     logits = torch.randn(4, 5, requires_grad=True)
     labels = torch.tensor([[0, 2], [-1, -1], [1, -1], [-1, 1]])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,9 @@ import shapely
 import tifffile
 from PIL import Image
 
+from zoo import registry
 from zoo.errors import Interrupted, UserError
+from zoo.families import build
 from zoo.families.base import Family
 from zoo.inference import files
 from zoo.inference.files import predict_files
@@ -220,6 +223,28 @@ def test_an_unwritable_folder_is_said_first(make: Make, folder: Path, tmp_path: 
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write there"):
         predict_files(make(), [folder], tmp_path / "file" / "out", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("family", "given", "words"),
+    [
+        ("unet", {"threshold": 7}, "unet: threshold is 7"),
+        ("unet", {"threshold": "half"}, "unet: threshold is half"),
+        ("stardist", {"prob": 1}, "stardist: prob is 1"),
+        ("stardist", {"max_candidates": 0}, "stardist: max_candidates is 0"),
+        ("detr", {"threshold": 2}, "threshold: 2 will not do"),
+        ("detr", {"threshold": {"WBS": 0.5}}, "Did you mean WBC?"),
+        ("detr", {"top": 0}, "top: 0 boxes will not do"),
+    ],
+)
+def test_an_option_that_cannot_be_is_said_before_anything_is_written(
+    folder: Path, tmp_path: Path, family: str, given: dict[str, Any], words: str
+) -> None:
+    tiny = {"unet": {"mode": "binary", "instances": None, "classes": ["background", "nucleus"]}}.get(family, {})
+    made = build.create(family, registry.get("family", family).tiny() | tiny)
+    with pytest.raises(UserError, match=re.escape(words)):
+        predict_files(made, [folder], tmp_path / "out", mpp=1.0, progress=False, **given)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_option_names_the_nearest(make: Make, folder: Path, tmp_path: Path) -> None:

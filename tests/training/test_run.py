@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 from collections import namedtuple
@@ -229,6 +230,7 @@ def test_an_unreadable_item_reaches_the_user_in_its_own_words(tmp_path: Path, re
         train(made, progress=False)
     first, second = str(caught.value).splitlines()
     assert first == "toy-squares: square-006: the square has five corners. Expected four."
+    assert re.search(r"What else is broken says: zoo data check \S*squares\d+\. ", second)
     assert second.endswith(f"Go on with: zoo train --resume {tmp_path / 'run'}")
     assert (tmp_path / "run" / "checkpoints" / "last.pt").is_file()
 

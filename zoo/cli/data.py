@@ -2,6 +2,7 @@
 
 zoo data fetch bccd                 download it, or say how, then check it
 zoo data check glas                 is the copy whole, and does anything leak
+zoo data check leukemia-attri subset=L_40X_C2
 zoo data init FOLDER --um 0.5       write FOLDER/zoo-dataset.yaml
 zoo data sample phantom-smear difficulty=hard --count 16 --sheet --out DIR
 zoo data align phantom-stains       how far its pairs lie off
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `zoo data`."""
     parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help=", ".join(ACTIONS))
     parser.add_argument(
-        "names", nargs="+", metavar="NAME", help="dataset name or folder; sample, align and gate take key=value"
+        "names", nargs="+", metavar="NAME", help="dataset name or folder; all but fetch and init take key=value"
     )
     check = parser.add_argument_group("check")
     check.add_argument("--between", action="store_true", help="also look for images that the datasets share")
@@ -67,9 +68,10 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from zoo.data.integrity import check_dataset, leakage, prints_of
 
+    names, arguments = _arguments(args)
     reports = []
-    for name in args.names:
-        report = check_dataset(name, progress=_progress if sys.stderr.isatty() else None)
+    for name in names:
+        report = check_dataset(name, arguments=arguments, progress=_progress if sys.stderr.isatty() else None)
         reports.append(report)
         if not args.json:
             print("\n".join(report.lines()))
@@ -77,9 +79,9 @@ def _check(args: argparse.Namespace) -> int:
     if args.between:
         from zoo.data import open_dataset
 
-        prints = {name: prints_of(open_dataset(name)) for name in args.names}
-        for i, one in enumerate(args.names):
-            for other in args.names[i + 1 :]:
+        prints = {name: prints_of(open_dataset(name, arguments=arguments)) for name in names}
+        for i, one in enumerate(names):
+            for other in names[i + 1 :]:
                 shared += leakage(prints[one], prints[other], (one, other))
     if args.json:
         print(as_json({"datasets": [r.values() for r in reports], "between": [vars(f) for f in shared]}))

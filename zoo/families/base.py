@@ -363,6 +363,9 @@ class Family(nn.Module):
         `maps` are activated and stitched: (B, C, H, W) at model resolution.
         """
 
+    def check_decoding(self, **options: Any) -> None:
+        """Raise `UserError` for options of `decode` that cannot be: called once, before anything is read or written."""
+
     def panels(self, batch: Batch) -> list[list[NDArray[np.uint8]]] | None:
         """Return panels (H, W, 3) to watch a run by, a row an image of the batch, or None.
 

@@ -84,6 +84,7 @@ def settings_for(family: Family, options: Mapping[str, Any], **known: Any) -> Se
             words = [*taken["decode"], *taken["infer"], "mpp", "tile", "overlap", "batch", "seed"]
             raise UserError(f'predict: unknown option "{name}". {suggest(name, words)}'.strip())
         chosen[place][name] = value
+    family.check_decoding(**chosen["decode"])
     return replace(settings, decode=chosen["decode"], infer=chosen["infer"])
 
 

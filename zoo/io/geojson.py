@@ -101,7 +101,7 @@ def measured(area: float, mpp: float | None, score: float | None = None, label: 
     found: dict[str, float] = {}
     if label is not None:
         found["Label"] = label
-    found["Area px^2"] = float(area)
+    found["Area px^2"] = round(float(area), 4)
     if mpp is not None:
         found["Area um^2"] = round(float(area) * mpp**2, 4)
     if score is not None:

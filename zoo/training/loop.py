@@ -272,9 +272,11 @@ class Run:
         if self.stop.asked:
             raise Interrupted(self._how(f"stopped after batch {self.clock.batches}")) from None
         if isinstance(error, DataError | UserError):
-            raise type(error)(
-                f"{error}\n{self._how(f'The state after batch {self.clock.batches} is saved')}"
-            ) from error
+            data = work.stage.data or self.recipe.data
+            names = " ".join(dict.fromkeys(ref.name for ref in data.train.datasets))
+            more = f". What else is broken says: zoo data check {names}" if isinstance(error, DataError) else ""
+            saved = self._how(f"The state after batch {self.clock.batches} is saved{more}")
+            raise type(error)(f"{error}\n{saved}") from error
         error.add_note(self._how(f"The state after batch {self.clock.batches} is saved"))
 
     def _how(self, what: str) -> str:

@@ -51,12 +51,12 @@ def boxes(
         {} if options.attributes is None else dict(options.attributes.values or {}),
     )
     kept = _picked(every, _kept(every, options.overlap))
-    least = np.asarray(_least(options, threshold))
+    least = np.asarray(thresholds(options, threshold))
     counts = kept.scores >= least[kept.class_index]
     return replace(_picked(kept, np.flatnonzero(counts)), weaker=_picked(kept, np.flatnonzero(~counts)))
 
 
-def _least(options: DetrOptions, threshold: float | Mapping[str, float] | None) -> list[float]:
+def thresholds(options: DetrOptions, threshold: float | Mapping[str, float] | None) -> list[float]:
     """Return the least score of each class. Raises `UserError`."""
     classes = options.classes or ()
     given = (

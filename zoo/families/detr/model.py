@@ -362,6 +362,12 @@ class Detr(Family):
     def loss(self, maps: Maps, batch: Batch, progress: float) -> dict[str, Tensor]:
         return learn.loss(maps, batch, self.options, self.values)
 
+    def check_decoding(self, **options: Any) -> None:
+        decode.thresholds(self.options, options.get("threshold"))
+        top = options.get("top")
+        if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 1):
+            raise UserError(f"top: {top} boxes will not do. Expected a whole number from 1.")
+
     def decode(
         self,
         maps: Maps,

@@ -57,10 +57,21 @@ def resolve(options: DetrOptions, cards: Sequence[DatasetCard]) -> DetrOptions:
             raise ValueError(f"dataset {cards[0].name} has no attributes. Leave model.attributes out")
         changes["attributes"] = options.attributes.model_dump() | {"values": values}
     options = options.changed(**changes)
+    _known_attributes(options, cards, truths)
     for card, truth in zip(cards, truths, strict=True):
         classes_of(options, card.name, truth)
         attribute_columns(options, card.name, truth.attributes)
     return options
+
+
+def _known_attributes(options: DetrOptions, cards: Sequence[DatasetCard], truths: Sequence[TruthCard]) -> None:
+    """Raise `ValueError` for an attribute of the model that no card has: its head would learn nothing, untold."""
+    theirs = dict.fromkeys(name for truth in truths for name in truth.attributes)
+    for name in (options.attributes and options.attributes.values) or {}:
+        if name not in theirs:
+            whose = ", ".join(dict.fromkeys(card.name for card in cards))
+            known = f"Known: {', '.join(theirs)}" if theirs else "There are none: leave model.attributes out"
+            raise ValueError(f'attributes: no attribute "{name}" on the card of {whose}. {known}')
 
 
 def _classes(options: DetrOptions, cards: Sequence[DatasetCard], truths: Sequence[TruthCard]) -> tuple[str, ...]:

@@ -224,6 +224,15 @@ class StarDist(Family):
 
     # what it says
 
+    def check_decoding(self, **options: Any) -> None:
+        for name in ("prob", "nms"):
+            value = options.get(name)
+            if value is not None and not (isinstance(value, int | float) and 0 < value < 1):
+                raise UserError(f"stardist: {name} is {value}. Expected a number between 0 and 1.")
+        most = options.get("max_candidates")
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+            raise UserError(f"stardist: max_candidates is {most}. Expected a whole number from 1.")
+
     def decode(
         self,
         maps: Maps,
@@ -237,9 +246,7 @@ class StarDist(Family):
         `prob`, `nms`, `max_candidates`: instead of the options' thresholds. Raises `UserError` for numbers that cannot
         be and for more candidates than allowed.
         """
-        for name, value in (("prob", prob), ("nms", nms)):
-            if value is not None and not 0 < value < 1:
-                raise UserError(f"stardist: {name} is {value}. Expected a number between 0 and 1.")
+        self.check_decoding(prob=prob, nms=nms, max_candidates=max_candidates)
         arrays = {name: value.detach().float().cpu().numpy() for name, value in maps.items()}
         return [
             {"instances": self._objects({n: a[i] for n, a in arrays.items()}, where, prob, nms, max_candidates)}

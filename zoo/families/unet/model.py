@@ -168,6 +168,15 @@ class UNet(Family):
         """Return the candidates for `threshold`, which models with a sigmoid have."""
         return {} if self.mode == "multiclass" else {"threshold": tuple(round(0.05 * k, 2) for k in range(2, 19))}
 
+    def check_decoding(self, **options: Any) -> None:
+        value = options.get("threshold")
+        if value is None:
+            return
+        if self.mode == "multiclass":
+            raise UserError("unet: this model chooses between classes and has no threshold. Leave the option out.")
+        if not isinstance(value, int | float) or not 0 < value < 1:
+            raise UserError(f"unet: threshold is {value}. Expected a number between 0 and 1.")
+
     def decode(
         self, maps: Maps, geometry: Sequence[Geometry], threshold: float | None = None
     ) -> list[dict[str, Prediction]]:
@@ -175,8 +184,7 @@ class UNet(Family):
 
         `threshold`: probability from which a pixel belongs to the class; None = the options'.
         """
-        if threshold is not None and self.mode == "multiclass":
-            raise UserError("unet: this model chooses between classes and has no threshold. Leave the option out.")
+        self.check_decoding(threshold=threshold)
         found = maps["logits"].detach().float().cpu()
         options = self.options if threshold is None else self.options.model_copy(update={"threshold": threshold})
         return [
