@@ -18,9 +18,10 @@ from zoo.errors import DataError
 from zoo.families import build, score
 from zoo.families.translation import Translation, published
 from zoo.families.translation.model import PictureTarget
-from zoo.families.translation.procedure import Adversarial, Pool
-from zoo.families.translation.terms import Pass
-from zoo.nn.discriminators import SPECTRAL
+from zoo.families.translation.procedure import Adversarial, Pool, discriminator_terms, generator_terms
+from zoo.families.translation.terms import TERMS, Pass, smallest
+from zoo.nn.discriminators import SPECTRAL, MultiscaleDiscriminator, PatchDiscriminator
+from zoo.schema import Component
 from zoo.types import Batch, Picture, Sample
 from zoo.verify.run import verify
 
@@ -276,11 +277,81 @@ def test_mirrored_inputs_are_compared_where_they_came_from() -> None:
         ({"features": {"layers": [4, 0]}}, "rising"),
         ({"features": {"layers": [0, 99]}}, "layers"),
         ({"generator": {"name": "unet", "downs": 3}}, "halvings will not do"),
+        ({"generator": {"name": "unet", "spectral": True}}, "unet has none"),
+        ({"discriminator": {"name": "pixel", "spectral": True}}, "pixel has none"),
+        ({"objective": ["gan", {"name": "l1", "weight": -1}]}, "weight -1 will not do"),
+        ({"objective": ["gan", {"name": "octaves", "arguments": {"weights": []}}]}, "one or more"),
+        ({"objective": ["gan", {"name": "gaussian_pyramid", "arguments": {"weights": "many"}}]}, "list of numbers"),
+        ({"objective": ["gan", {"name": "supervised_nce", "arguments": {"constant": 1.5}}]}, "a whole number from 0"),
+        ({"objective": ["gan", {"name": "supervised_nce", "arguments": {"constant": 0, "decay": 0}}]}, "both 0"),
+        ({"objective": ["gan", {"name": "perceptual", "arguments": {"encoder": "resnet19"}}]}, "mean resnet18"),
+        ({"objective": ["gan", {"name": "perceptual", "arguments": {"levels": [0.5]}}]}, "list of whole numbers"),
     ],
 )
 def test_mistakes(options: dict[str, Any], words: str) -> None:
     with pytest.raises(Exception, match=words):
         made(**options)
+
+
+def train_one(family: Translation, side: tuple[int, int], **options: Any) -> None:
+    batch = pair_batch()
+    batch = Batch(
+        {"image": batch.inputs["image"][:, :, : side[0], : side[1]].contiguous()},
+        {"picture": cast(Tensor, batch.targets["picture"])[:, :, : side[0], : side[1]].contiguous()},
+        batch.has,
+    )
+    chosen = family.pictures(batch)
+    assert chosen is not None
+    step = Pass(family.train(), *chosen, rng=torch.Generator().manual_seed(0))
+    for terms in (discriminator_terms(step), generator_terms(step)):
+        assert all(torch.isfinite(term) for term in terms.values())
+
+
+@pytest.mark.parametrize("generator", [{"blocks": 1}, {"name": "unet", "downs": 5, "norm": "batch"}])
+def test_sides_that_do_not_fit_are_learnt_from(generator: dict[str, Any]) -> None:
+    family = made(generator={"width": 4, **generator}, features={"layers": [0, 1], "width": 8, "patches": 8})
+    train_one(family, (46, 51))
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("layers", [1, 3, 4])
+def test_the_smallest_patch_is_just_large_enough(antialias: bool, layers: int) -> None:
+    judge = PatchDiscriminator(3, 2, layers, antialias=antialias)
+    assert judge(torch.rand(2, 3, judge.smallest, judge.smallest))[0].numel()
+    with pytest.raises((ValueError, RuntimeError)):
+        judge(torch.rand(2, 3, judge.smallest - 1, judge.smallest - 1))
+    several = MultiscaleDiscriminator(3, 2, layers, 3, antialias=antialias)
+    assert len(several(torch.rand(2, 3, several.smallest, several.smallest))) == 3
+    with pytest.raises((ValueError, RuntimeError)):
+        several(torch.rand(2, 3, several.smallest - 1, several.smallest - 1))
+
+
+def test_a_pyramid_of_the_smallest_patch_can_be_blurred() -> None:
+    for name, count in (("gaussian_pyramid", 4), ("gaussian_pyramid", 6), ("octaves", 4), ("octaves", 2)):
+        term = Component(name=name, arguments={"weights": [1.0] * count})
+        family = made(objective=["gan", term], discriminator={"name": "pixel", "width": 2})
+        for side in (smallest(term), smallest(term) - 1):
+            a = torch.rand(1, 3, side, side)
+            step = Pass(family, a, a)
+            step._kept["painted"] = (a, None)
+            if side == smallest(term):
+                assert torch.isfinite(TERMS[name].function(step, **term.arguments))
+            else:
+                with pytest.raises(RuntimeError):
+                    TERMS[name].function(step, **term.arguments)
+
+
+def test_a_picture_of_one_pixel_is_painted() -> None:
+    assert made().eval().predict(np.full((1, 1, 3), 90, np.uint8)).data.shape == (3, 1, 1)
+
+
+def test_the_other_stain_must_be_somewhere() -> None:
+    pairs, plain = cards.dataset_card("phantom-stains"), cards.dataset_card("phantom-nuclei")
+    options = made(paired=False, objective=["gan"], truth=None).options
+    assert "the other stain is missing" in Translation.missing(options, [plain], [])
+    assert "the other stain is missing" in Translation.missing(options, [plain], ["targets"])
+    assert not Translation.missing(options, [pairs], [])
+    assert not Translation.missing(options, [plain, plain], ["target"])
 
 
 def test_targets_that_cannot_be_painted() -> None:

@@ -75,7 +75,8 @@ class IOSpec:
     `margin`: pixels at a tile's border whose values depend on what lies outside. `scale`: output pixels per input
     pixel, one number or one an axis. `stitch`: what is merged over tiles. `local`: whether decoding is pixelwise, so
     that a large image can be decoded band by band. `survey`: tiles spread over a large picture that the family sees
-    before it is predicted (`Family.survey`). `extent`: the largest object in model pixels, for block-wise decoding.
+    before it is predicted (`Family.survey`). `smallest`: the side of the smallest patch that can be learnt from.
+    `extent`: the largest object in model pixels, for block-wise decoding.
     `padding`: how an image is continued beyond its end ("reflect" does not repeat the last pixel).
 
     Of volumes: `spacing`, um per voxel of each axis that the model was trained at; `divisors` and `tiles`, one number
@@ -95,6 +96,7 @@ class IOSpec:
     stitch: Literal["maps", "objects", "latents"] = "maps"
     local: bool = False
     survey: int = 0
+    smallest: int = 1
     extent: int = 128
     padding: Literal["symmetric", "reflect"] = "symmetric"
     spacing: tuple[float, ...] | None = None
@@ -268,6 +270,14 @@ class Family(nn.Module):
     def needs(cls, options: Any) -> tuple[Need, ...]:
         """Return the truths without which the options cannot be trained; `zoo check` compares them with the cards."""
         return ()
+
+    @classmethod
+    def missing(cls, options: Any, cards: Sequence[DatasetCard], streams: Sequence[str]) -> str:
+        """Return what the training data lack beside `needs`, a sentence without its full stop; "" where nothing.
+
+        `streams`: names of the further streams of a step.
+        """
+        return ""
 
     @classmethod
     def resolve(cls, options: Any, cards: Sequence[DatasetCard]) -> Any:

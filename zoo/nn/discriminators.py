@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import torch.nn.functional as F
@@ -34,11 +35,18 @@ def conv(inputs: int, outputs: int, kernel: int, *, spectral: bool = False, **mo
     return spectral_norm(layer) if spectral else layer
 
 
+def _last_side(side: int, layers: int, antialias: bool) -> int:
+    """Return the side of a PatchGAN's last normalised map."""
+    for _ in range(layers):
+        side = side // 2 if not antialias else -(-(side - 1) // 2) if side > 2 else 0
+    return side - 1
+
+
 class PatchDiscriminator(nn.Module):
     """PatchGAN: (B, inputs, H, W) -> (B, 1, h, w), a score a patch (Isola et al., CVPR 2017, section 3.2.2).
 
     `layers` halvings; width doubles up to 8 times. `antialias`: stride 1 and a blurred halving in place of stride 2.
-    With instance norm the map before the last two convolutions must be larger than one pixel.
+    The last normalised map must be larger than one pixel: `smallest` is the side of the smallest picture that gives it.
     """
 
     def __init__(
@@ -66,6 +74,7 @@ class PatchDiscriminator(nn.Module):
             parts += [BlurDownsample(after)] if antialias and not last else []
             before = after
         self.enc = nn.Sequential(*parts)
+        self.smallest = next(side for side in itertools.count(1) if _last_side(side, layers, antialias) > 1)
         self.final_conv = conv(before, 1, 4, spectral=spectral, stride=1, padding=1)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -75,6 +84,8 @@ class PatchDiscriminator(nn.Module):
 
 class PixelDiscriminator(nn.Module):
     """A score a pixel, from 1 x 1 convolutions."""
+
+    smallest = 2
 
     def __init__(self, inputs: int = 3, width: int = 64, *, norm: PlainNorm = "instance") -> None:
         super().__init__()
@@ -108,10 +119,12 @@ class MultiscaleDiscriminator(nn.Module):
         spectral: bool = False,
     ) -> None:
         super().__init__()
-        self.scales = nn.ModuleList(
+        parts = [
             PatchDiscriminator(inputs, width, layers, norm=norm, antialias=antialias, spectral=spectral)
             for _ in range(scales)
-        )
+        ]
+        self.scales = nn.ModuleList(parts)
+        self.smallest: int = (parts[0].smallest - 1) * 2 ** (scales - 1) + 1
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return a map of scores a scale, finest first."""

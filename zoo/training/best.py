@@ -13,6 +13,7 @@ from zoo.training.folder import RunFolder
 class Best:
     """The best validations of a stage: `best.safetensors`, and with `keep` > 1 the best few in checkpoints/.
 
+    Of equal ones the newest counts: where a validation has nothing to compare with, every one is equal.
     A file that has fallen out of the best few is removed only after a checkpoint that no longer counts on it.
     """
 
@@ -40,9 +41,9 @@ class Best:
             self.waited += 1
         if math.isnan(value):
             return []
-        first = not self.kept or self._better(value, self.kept[0][0])
+        first = not self.kept or not self._better(self.kept[0][0], value)
         self.kept.append((value, epoch))
-        self.kept.sort(key=lambda pair: (pair[0] if self.lower else -pair[0], pair[1]))
+        self.kept.sort(key=lambda pair: (pair[0] if self.lower else -pair[0], -pair[1]))
         del self.kept[self.keep :]
         paths = [self.folder.best] if first else []
         if self.keep > 1 and (value, epoch) in self.kept:

@@ -23,7 +23,7 @@ from zoo.families.base import Family
 from zoo.recipe import Data, Loading, Recipe, Train, apply_overrides, load_recipe, read_recipe, recipe_file
 from zoo.schema import Component, Document, problems_of, read_yaml, validate
 from zoo.training import optim, setup
-from zoo.training.check_data import check_loading, check_needs, check_source, check_stride
+from zoo.training.check_data import check_loading, check_needs, check_smallest, check_source, check_stride
 from zoo.training.check_parts import Key, Notes, check_arguments, check_component, check_encoders
 from zoo.training.context import unknown_player
 
@@ -161,6 +161,8 @@ def _check_recipe(notes: Notes, recipe: Recipe, here: bool, devices: int) -> Pla
     if not check_needs(notes, recipe.family, family.needs(options), trained, ("data", "train")):
         return None
     found = tuple(card for _, card in trained)
+    if what := family.missing(options, found, [name for _, data in _all_data(recipe) for name in data.streams]):
+        notes.add(("data", "train"), what)
     try:
         resolved = family.resolve(options, found)
     except (ValueError, UserError) as error:
@@ -284,6 +286,8 @@ def _check_built(notes: Notes, recipe: Recipe, family: type[Family], options: An
     except (NotImplementedError, RuntimeError):
         return  # a part that cannot be built without memory; the run itself will build it
     _check_moving(notes, recipe, module)
+    for where, learnt in _all_data(recipe):
+        check_smallest(notes, learnt, where, module.spec.smallest)
     for key, data, train in _validations(recipe):
         known = _monitored(notes, module, data, (*key, "data", "validate"))
         known += _terms(recipe.model.get("loss"))

@@ -10,7 +10,7 @@ from zoo import cards
 from zoo.cards import DatasetCard
 from zoo.errors import UserError, suggest
 from zoo.families.base import Need
-from zoo.recipe import DataSource, Loading
+from zoo.recipe import Data, DataSource, Loading
 from zoo.training.check_parts import Key, Notes, check_component
 
 LARGEST = 2**33
@@ -132,6 +132,16 @@ def check_stride(notes: Notes, loading: Loading, key: Key, stride: int | None) -
             f"Write at least {stride}, better {4 * stride}"
         )
         notes.add((*key, "size"), what)
+
+
+def check_smallest(notes: Notes, data: Data, key: Key, smallest: int) -> None:
+    """Check that no patch that is learnt from is smaller than what the model's parts need."""
+    loadings = {("train",): data.train} | {("streams", name): loading for name, loading in data.streams.items()}
+    for where, loading in loadings.items():
+        side = min(loading.size[-2:]) if loading.size is not None else smallest
+        if side < smallest:
+            what = f"a patch of {side} pixels is smaller than this model can learn from, {smallest}. "
+            notes.add((*key, *where, "size"), f"{what}Write a larger size, or a model that halves less often")
 
 
 def _check_augment(notes: Notes, loading: Loading, key: Key) -> None:

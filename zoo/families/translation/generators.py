@@ -30,9 +30,11 @@ def norm_of(norm: PlainNorm, channels: int) -> nn.Module:
 
 class Generator(nn.Module):
     """Base: `forward(x)` gives the picture before tanh; `features(x, layers)` gives what the layers put out;
-    `feature_channels(layers)` says how wide they are; `divisor`, `margin`: what prediction must know."""
+    `feature_channels(layers)` says how wide they are; `divisor`, `margin`: what prediction must know; `smallest`: the
+    side of the smallest picture that it can take."""
 
     divisor: int = 4
+    smallest: int = 8
     margin: int = 64
 
     def features(self, x: Tensor, layers: Sequence[int]) -> list[Tensor]:
@@ -103,7 +105,7 @@ class ResnetGenerator(Generator):
         parts += [nn.ReflectionPad2d(3), conv(width, outputs, 7, spectral=spectral)]
         self.model = nn.Sequential(*parts)
         self.inputs, self.width, self.downs = inputs, width, downs
-        self.divisor = 2**downs
+        self.divisor, self.smallest = 2**downs, 2 ** (downs + 1)
         self.margin = 8 * round((2 * blocks * 2**downs + 4 * 2**downs + 6) / 8 + 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -201,7 +203,7 @@ class UnetGenerator(Generator):
         for outer in (4 * width, 2 * width, width):
             level = _Level(outer, 2 * outer, level, norm)
         self.model = _Level(outputs, width, level, norm, first=inputs)
-        self.divisor = 2**downs
+        self.divisor = self.smallest = 2**downs
         self.margin = 64
 
     def forward(self, x: Tensor) -> Tensor:
@@ -257,7 +259,8 @@ class EncoderGenerator(Generator):
             )
             before = after
         self.last = nn.Conv2d(before, outputs, 3, padding=1)
-        self.divisor, self.margin = max(32, encoder.divisor), 96
+        self.divisor = self.smallest = max(32, encoder.divisor)
+        self.margin = 96
         mean, std = torch.tensor(encoder.mean), torch.tensor(encoder.std)
         self.register_buffer("shift", mean.view(1, -1, 1, 1), persistent=False)
         self.register_buffer("spread", std.view(1, -1, 1, 1), persistent=False)

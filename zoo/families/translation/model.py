@@ -25,7 +25,7 @@ from zoo.families.translation import generators
 from zoo.families.translation.norms import surveyed
 from zoo.families.translation.options import DiscriminatorOptions, GeneratorOptions, TranslationOptions
 from zoo.families.translation.procedure import Adversarial
-from zoo.families.translation.terms import TERMS
+from zoo.families.translation.terms import TERMS, smallest
 from zoo.nn.discriminators import MultiscaleDiscriminator, PatchDiscriminator, PixelDiscriminator
 from zoo.types import Batch, Geometry, Picture, PicturePrediction, Prediction, Sample
 
@@ -113,6 +113,11 @@ class Translation(Family):
             tile=options.tile,
             local=True,
             survey=SURVEY if instance else 0,
+            smallest=max(
+                self.generator.smallest,
+                cast(int, self.judge.smallest) if self.judge is not None else 1,
+                *(smallest(component) for component in options.objective),
+            ),
         )
 
     # what it learns from
@@ -121,6 +126,20 @@ class Translation(Family):
     def needs(cls, options: TranslationOptions) -> tuple[Need, ...]:
         """Return the picture of the same field, where the objective compares pairs."""
         return (Need(("picture",), options.truth),) if options.paired else ()
+
+    @classmethod
+    def missing(cls, options: TranslationOptions, cards: Sequence[DatasetCard], streams: Sequence[str]) -> str:
+        """Say where the other stain of an unpaired training is neither a truth nor a stream."""
+        pictures = [
+            key for c in cards for key, t in c.truths.items() if t.kind == "picture" and options.truth in (None, key)
+        ]
+        if options.paired or pictures or "target" in streams:
+            return ""
+        named = f' "{options.truth}"' if options.truth else ""
+        return (
+            f"the other stain is missing: no dataset has a picture{named}, and there is no stream target. Write "
+            "data.streams.target.datasets, with the same size and batch"
+        )
 
     @classmethod
     def resolve(cls, options: TranslationOptions, cards: Sequence[DatasetCard]) -> TranslationOptions:
@@ -168,13 +187,14 @@ class Translation(Family):
         """Return inputs and targets in [-1, 1] of the samples that have a target; None where none has.
 
         The target is that of the stream `target` where there is one (as many samples as both have), else the truth.
+        Both are continued to a size that the generator can take, as in prediction.
         """
         a = self.prepare(batch.inputs)["image"]
         other = batch.others.get("target")
         if other is not None:
             b = self.prepare(other.inputs)["image"]
             count = min(len(a), len(b))
-            return a[:count], b[:count]
+            return self._padded(a[:count]), self._padded(b[:count])
         target = batch.targets.get("picture")
         if target is None:
             return None
@@ -182,7 +202,7 @@ class Translation(Family):
         has = batch.has.get("picture")
         if has is not None and not bool(has.all()):
             a, b = a[has], b[has]
-        return (a, b) if len(a) else None
+        return (self._padded(a), self._padded(b)) if len(a) else None
 
     # what it computes
 
@@ -215,9 +235,9 @@ class Translation(Family):
         return lambda x: encoder((x - mean) / std).maps
 
     def _padded(self, image: Tensor) -> Tensor:
-        """Return inputs mirrored at the right and below up to a multiple of the generator's divisor."""
-        divisor = self.generator.divisor
-        low = -image.shape[2] % divisor, -image.shape[3] % divisor
+        """Return inputs mirrored at the right and below up to a size that the generator can take."""
+        divisor, least = self.generator.divisor, self.generator.smallest
+        low = [max(least, side + -side % divisor) - side for side in image.shape[2:]]
         if not any(low):
             return image
         mode = "reflect" if low[0] < image.shape[2] and low[1] < image.shape[3] else "replicate"

@@ -39,6 +39,12 @@ class GeneratorOptions(Schema):
     encoder_weights: str = "none"
     """Pretrained weights of the encoder: none | imagenet | a name | a path."""
 
+    @model_validator(mode="after")
+    def _has_it(self) -> GeneratorOptions:
+        if self.spectral and self.name != "resnet":
+            raise ValueError(f"spectral norm is for the generator resnet, {self.name} has none. Set spectral: false")
+        return self
+
 
 class DiscriminatorOptions(Schema):
     """What judges the picture."""
@@ -69,6 +75,12 @@ class DiscriminatorOptions(Schema):
     """Penalty on its gradient: at real pictures (r1), between real and fake ones (wgan-gp)."""
     penalty_weight: NonNegativeFloat = 10.0
     """Factor on the penalty."""
+
+    @model_validator(mode="after")
+    def _has_it(self) -> DiscriminatorOptions:
+        if self.spectral and self.name == "pixel":
+            raise ValueError("spectral norm is for patch and multiscale, pixel has none. Set spectral: false")
+        return self
 
 
 class FeatureOptions(Schema):

@@ -7,6 +7,7 @@ each, the way back. A term returns a scalar; its weight stands in the recipe.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.errors import suggest
+from zoo.encoders import listing
+from zoo.errors import UserError, suggest
 from zoo.losses import adversarial, contrastive, pyramids
 from zoo.schema import Component
 
@@ -200,6 +202,8 @@ def perceptual(
     ours = network((step.fake + 1) / 2)
     with torch.no_grad():
         theirs = network((step.b + 1) / 2)
+    if max(levels) >= len(ours):
+        raise UserError(f"perceptual: levels {list(levels)} will not do. {encoder} has levels 0 to {len(ours) - 1}.")
     parts = [F.l1_loss(ours[i], theirs[i]) / theirs[i].abs().mean().clamp_min(1e-6) for i in levels]
     return torch.stack(parts).mean()
 
@@ -238,9 +242,45 @@ def check_arguments(component: Component) -> None:
         if name not in known:
             takes = f"It takes {', '.join(known)}." if known else "It takes none."
             raise ValueError(f'{component.name}: unknown argument "{name}". {suggest(name, known)} {takes}')
-        allowed = _CHOICES.get(name)
-        if allowed and value not in allowed:
-            raise ValueError(f'{component.name}: {name}: "{value}" will not do. Expected one of {", ".join(allowed)}')
+        expected = _expected(name, value)
+        if expected:
+            raise ValueError(f'{component.name}: {name}: "{value}" will not do. Expected {expected}')
+    clock = {"constant": 30, "decay": 10} | component.arguments
+    if component.name == "supervised_nce" and not clock["constant"] + clock["decay"]:
+        raise ValueError("supervised_nce: constant and decay are both 0. Expected at least one epoch in all")
+    if not (math.isfinite(component.weight) and component.weight >= 0):
+        raise ValueError(f"{component.name}: weight {component.weight:g} will not do. Expected a number from 0")
 
 
 _CHOICES = {"schedule": ("none", *contrastive.SCHEDULES), "weighting": contrastive.WEIGHTINGS}
+
+
+def _expected(name: str, value: Any) -> str:
+    """Return what was expected of an argument, "" where its value will do."""
+    if name in _CHOICES:
+        return "" if value in _CHOICES[name] else f"one of {', '.join(_CHOICES[name])}"
+    if name in ("constant", "decay"):
+        return "" if type(value) is int and value >= 0 else "a whole number from 0"
+    if name in ("weights", "levels"):
+        known = (int,) if name == "levels" else (int, float)
+        fine = isinstance(value, list | tuple) and bool(value)
+        fine = fine and all(type(v) in known and math.isfinite(v) and v >= 0 for v in value)
+        return "" if fine else f"a list of {'whole ' if name == 'levels' else ''}numbers from 0, one or more"
+    if not isinstance(value, str):
+        return "a name"
+    try:
+        _ = listing.info(value) if name == "encoder" else None
+    except UserError as error:
+        return f"an encoder: {error}"
+    return ""
+
+
+def smallest(component: Component) -> int:
+    """Return the side in pixels of the smallest picture whose levels the term can still blur, 1 for other terms."""
+    if component.name not in ("gaussian_pyramid", "octaves"):
+        return 1
+    default = inspect.signature(TERMS[component.name].function).parameters["weights"].default
+    halvings: int = len(component.arguments.get("weights", default)) - 1
+    if not halvings:
+        return 1
+    return 1 + (1 << halvings if component.name == "gaussian_pyramid" else 1 << halvings - 1)
