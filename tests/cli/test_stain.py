@@ -76,8 +76,29 @@ def test_separate_and_measure(zoo: Any, folder: Path, tmp_path: Path) -> None:
     rows = np.stack([H, E])
     expected = estimate.concentrations(optical_density(tile(0)), rows)
     np.testing.assert_allclose(np.moveaxis(planes, 0, -1), expected, atol=1e-5)
+    assert done.out.endswith(f"{tmp_path / 's'}: 1 image\n")
     told = json.loads(zoo("stain", "measure", one, "--json").out)
     assert np.shape(told["images"][0]["matrix"]) == (2, 3)
+
+
+def test_separate_says_what_it_measured_and_nothing_of_normalising(zoo: Any, folder: Path, tmp_path: Path) -> None:
+    (folder / "broken.png").unlink()
+    pink = np.exp(-np.random.default_rng(0).gamma(2, 0.3, (60, 60, 1)) * estimate.RUIFROK[1])
+    Image.fromarray((255 * pink).astype(np.uint8)).save(folder / "pink.png")
+    for method, blank in (("macenko", "; the directions are the reference's"), ("ruifrok", "")):
+        done = zoo("stain", "separate", folder, "--out", tmp_path / method, "--method", method)
+        assert done.status == 0, done.err
+        assert f"white.stains.ome.tif: no stained tissue{blank}\n" in done.out
+        assert not any(word in done.out for word in ("left as it is", "kept", "held", "would change"))
+        told = json.loads((tmp_path / method / "stain.json").read_text())
+        assert told["method"] == method
+        assert [Path(r["file"]).name for r in told["images"]] == ["one.png", "pink.png", "two.jpg", "white.png"]
+        assert all(np.shape(record["matrix"]) == (2, 3) for record in told["images"])
+    assert told["images"][3]["matrix"] == estimate.RUIFROK.tolist()
+    measured = zoo("stain", "measure", folder, "--method", "ruifrok")
+    assert "white.png: no stained tissue\n" in measured.out
+    assert "pink.png" in measured.out
+    assert "hardly any haematoxylin\n" in measured.out
 
 
 def test_statistics_feed_the_augmentation(zoo: Any, folder: Path, tmp_path: Path) -> None:
@@ -87,6 +108,16 @@ def test_statistics_feed_the_augmentation(zoo: Any, folder: Path, tmp_path: Path
     assert "statistics of 2 images, 1 without stained tissue left out" in done.out
     look = statistics_of(str(tmp_path / "look.yaml"), "lab")
     assert 0 < look.mean_of_means[0] < 255
+    told = json.loads(zoo("stain", "statistics", folder, "--out", tmp_path / "look.yaml", "--json").out)
+    assert tuple(told["statistics"]["lab"]["mean_of_means"]) == look.mean_of_means
+    assert [record["counted"] for record in told["images"]] == [True, True, False]
+
+
+def test_statistics_need_a_file_to_write(zoo: Any, folder: Path, tmp_path: Path) -> None:
+    done = zoo("stain", "statistics", folder, "--out", tmp_path)
+    assert (done.status, "it is a folder" in done.err) == (2, True)
+    done = zoo("stain", "statistics", folder, "--out", folder / "white.png" / "look.yaml")
+    assert (done.status, "cannot write there" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -100,10 +131,13 @@ def test_statistics_feed_the_augmentation(zoo: Any, folder: Path, tmp_path: Path
         (["measure", "{one}", "--method", "custom", "--matrix", "a,b"], "--matrix"),
         (["measure", "nowhere"], "no such file or folder"),
         (["mesure", "{one}"], "measure"),
+        (["measure", "{one}", "--out", "{out}"], "nothing is written"),
+        (["statistics", "{one}", "--out", "{out}", "--method", "vahadane"], "--method: colours are counted"),
+        (["normalise", "{one}", "--out", "{out}", "--target", "{here}"], "is a folder. Expected one picture"),
     ],
 )
 def test_mistakes(zoo: Any, folder: Path, tmp_path: Path, words: list[str], said: str) -> None:
-    filled = [w.format(one=folder / "a" / "one.png", out=tmp_path / "out") for w in words]
+    filled = [w.format(one=folder / "a" / "one.png", out=tmp_path / "out", here=folder) for w in words]
     done = zoo("stain", *filled)
     assert done.status == 2
     assert said in done.err

@@ -12,7 +12,7 @@ from PIL import Image
 
 from zoo.cli.main import main
 from zoo.data import open_dataset
-from zoo.data.registration import align, offsets
+from zoo.data.registration import Alignment, align, offsets
 from zoo.errors import DataError, UserError
 from zoo.types import Picture
 
@@ -141,3 +141,10 @@ def test_the_phantom_is_off_by_what_it_says(capsys: pytest.CaptureFixture[str]) 
     assert "ihc against the image, 1 pair" in said
     assert main(["data", "align", "phantom-nuclei"]) == 2
     assert "no picture of the same field. Expected paired pictures" in capsys.readouterr().err
+
+
+def test_blank_pairs_cannot_be_compared_which_is_said() -> None:
+    white = np.full((3, 128, 128), 255, np.uint8)
+    lines = Alignment("white", "ihc", 24, {"one": offsets(white, white)}).lines()
+    assert lines[1].strip().startswith("nothing could be compared")
+    assert len(lines) == 2

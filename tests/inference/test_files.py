@@ -203,6 +203,11 @@ def test_a_path_to_nothing_is_the_users_mistake(make: Make, folder: Path, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_images_where_the_results_go_are_no_images(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"all of it lies in .*, where the results go"):
+        find_images([folder / "case"], folder / "case")
+
+
 def test_globs_keep_sub_folders_and_out_is_left_out(folder: Path) -> None:
     out = folder / "out"
     out.mkdir()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.cli.text import as_json
-from zoo.errors import UserError
+from zoo.errors import UserError, counted
 
 ACTIONS = ("normalise", "separate", "measure", "statistics")
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help=", ".join(ACTIONS))
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="images, folders or globs")
     parser.add_argument("--out", metavar="PATH", help="folder for the results; of statistics, the file")
-    parser.add_argument("--method", default="macenko", metavar="NAME", help="how stains are found (default macenko)")
+    parser.add_argument("--method", metavar="NAME", help="how stains are found (default macenko)")
     parser.add_argument("--target", metavar="IMAGE", help="reference picture (default: a published reference)")
     parser.add_argument("--matrix", metavar="ROWS", help="method custom: 'r,g,b r,g,b', haematoxylin first")
     parser.add_argument("--json", action="store_true", help="for machines")
@@ -37,6 +37,11 @@ def run(args: argparse.Namespace) -> int:
     """Do what the action says."""
     if args.action != "measure" and not args.out:
         raise UserError(f"zoo stain {args.action}: no --out. Expected where the results go. See: zoo stain --help")
+    if args.action == "measure" and args.out:
+        raise UserError("zoo stain measure: --out: nothing is written. Leave it out; --json prints all of it.")
+    given = [name for name in ("method", "target", "matrix") if getattr(args, name) is not None]
+    if args.action == "statistics" and given:
+        raise UserError(f"zoo stain statistics: --{given[0]}: colours are counted as they are. Leave it out.")
     return _statistics(args) if args.action == "statistics" else _with_method(args)
 
 
@@ -50,7 +55,7 @@ def _with_method(args: argparse.Namespace) -> int:
         given["target"] = args.target
     if args.matrix:
         given["matrix"] = _rows(args.matrix)
-    made = from_component(Component(name=args.method, arguments=given))
+    made = from_component(Component(name=args.method or "macenko", arguments=given))
     if args.action == "measure":
         report = stains.measure_files(made, args.images)
     elif args.action == "normalise":
@@ -75,7 +80,7 @@ def _say(args: argparse.Namespace, report: Any) -> int:
         return int(report.status)
     for record in report.records:
         print(_line(record))
-    done = f"{len(report.records)} images"
+    done = counted(len(report.records), "image")
     failed = f", {len(report.failures)} failed" if report.failures else ""
     print(f"{args.out}: {done}{failed}" if args.out else f"{done}{failed}")
     return int(report.status)
@@ -96,11 +101,13 @@ def _statistics(args: argparse.Namespace) -> int:
 
     out = Path(args.out)
     report, values = stains.statistics_of_files(args.images, out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(dump_yaml(values), encoding="utf-8")
     for failure in report.failures:
         print(failure["error"], file=sys.stderr)
-    counted = sum(record["counted"] for record in report.records)
-    left = f", {len(report.records) - counted} without stained tissue left out" if counted < len(report.records) else ""
-    print(f"{out}: statistics of {counted} images{left}. In a recipe: augment: [{{name: randstainna, ...}}]")
+    if args.json:
+        print(as_json({"statistics": values, "images": report.records, "failures": report.failures}))
+        return int(report.status)
+    used = sum(record["counted"] for record in report.records)
+    left = f", {len(report.records) - used} without stained tissue left out" if used < len(report.records) else ""
+    print(f"{out}: statistics of {counted(used, 'image')}{left}. In a recipe: augment: [{{name: randstainna, ...}}]")
     return int(report.status)

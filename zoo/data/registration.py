@@ -75,10 +75,12 @@ class Alignment:
     def lines(self) -> list[str]:
         """Return what a user reads: how far off the pictures are, and how much of them could be judged."""
         values = self.values()
-        share = values["found"] / values["windows"] if values["windows"] else 0.0
+        share = values["found"] / values["windows"] if values["windows"] else 1.0
         lines = [
             f"{self.name}: {self.truth} against the image, {counted(len(self.pairs), 'pair')}",
-            f"  {values['found']} of {values['windows']} textured windows were found again ({share:.0%})",
+            f"  {values['found']} of {values['windows']} textured windows were found again ({share:.0%})"
+            if values["windows"]
+            else "  nothing could be compared: no window has the texture of nuclei. Are the pictures blank?",
         ]
         if values["found"]:
             off = f"{values['median_pixels']:.1f} pixels (median), {values['p90_pixels']:.1f} (90th percentile)"

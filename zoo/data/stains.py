@@ -29,6 +29,8 @@ def picture(path: str | Path) -> NDArray[np.uint8]:
     """Return (H, W, 3) uint8 of a reference picture. Raises `UserError`."""
     from zoo.io.images import read_image
 
+    if Path(path).expanduser().is_dir():
+        raise UserError(f"stain: target: {path} is a folder. Expected one picture.")
     try:
         with read_image(Path(path).expanduser()) as file:
             return np.asarray(file.read_rgb8(), np.uint8)

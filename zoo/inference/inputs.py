@@ -40,6 +40,8 @@ def find_images(paths: Iterable[str | Path], out: Path, volumes: bool = False) -
             if not resolved.is_relative_to(out):
                 found.setdefault(image, relative)
         if not hits or (len(found) == before and not any(image in found for image, _ in hits)):
+            if hits:
+                raise UserError(f"{path}: all of it lies in {out}, where the results go. Choose another --out.")
             kinds = VOLUME_SUFFIXES if volumes else IMAGE_SUFFIXES
             what = "volume" if volumes else "image"
             raise UserError(f"{path}: no {what} there. Expected files that end in {', '.join(kinds)}.")

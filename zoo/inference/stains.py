@@ -63,7 +63,7 @@ def normalise_files(made: Normaliser, paths: Iterable[str | Path], out: Path) ->
 
 
 def separate_files(made: Normaliser, paths: Iterable[str | Path], out: Path) -> Report:
-    """Write the concentration of each stain, float32: `STEM.stains.ome.tif`, a channel a stain.
+    """Write the concentration of each stain, float32: `STEM.stains.ome.tif`, a channel a stain; `stain.json` about all.
 
     With "custom" or "ruifrok" the directions are fixed; otherwise each image's or slide's own.
     """
@@ -72,8 +72,7 @@ def separate_files(made: Normaliser, paths: Iterable[str | Path], out: Path) -> 
 
     def one(item: Item, source: Source) -> dict[str, Any]:
         look = made.measure(spread_pixels(source))
-        matrix = look.matrix if look.matrix is not None else made.reference.matrix
-        assert matrix is not None
+        matrix = next(m for m in (made.fixed, look.matrix, made.reference.matrix) if m is not None)
         path = out / item.stem.with_name(f"{item.stem.name}.stains.ome.tif")
         names = STAINS[: len(matrix)]
         file = TiffRows(_part(path), (len(matrix), *source.shape), np.float32, channels=names, mpp=source.mpp)
@@ -83,16 +82,33 @@ def separate_files(made: Normaliser, paths: Iterable[str | Path], out: Path) -> 
             file.put(np.moveaxis(amounts, -1, 0).astype(np.float32))
 
         _stream(path, source, file, put)
-        said = {**look.values(), "matrix": np.round(matrix, 6).tolist(), "stains": list(names)}
-        del said["normalised"]
+        said = {**seen(made, look, matrix), "matrix": np.round(matrix, 6).tolist(), "stains": list(names)}
         return {"output": str(path.relative_to(out)), **said}
 
-    return _each(paths, out, one)
+    report = _each(paths, out, one)
+    (out / "stain.json").write_text(json.dumps({"method": made.method, "images": report.records}, indent=1) + "\n")
+    return report
 
 
 def measure_files(made: Normaliser, paths: Iterable[str | Path]) -> Report:
     """Return the look of each image; nothing is written."""
-    return _each(paths, None, lambda _, source: made.measure(spread_pixels(source)).values())
+
+    def one(_: Item, source: Source) -> dict[str, Any]:
+        look = made.measure(spread_pixels(source))
+        return seen(made, look, look.matrix)
+
+    return _each(paths, None, one)
+
+
+def seen(made: Normaliser, look: Look, matrix: NDArray[Any] | None) -> dict[str, Any]:
+    """Return the plain values of a look where nothing is normalised, its note without what normalising would do, and
+    with whether the directions `matrix` are not the picture's own."""
+    values = look.values()
+    del values["normalised"]
+    notes = [remark.seen for remark in look.remarks if remark.seen]
+    if matrix is not None and made.fixed is None and matrix is made.reference.matrix:
+        notes.append("the directions are the reference's")
+    return {**values, "note": "; ".join(notes)}
 
 
 def statistics_of_files(paths: Iterable[str | Path], out: Path) -> tuple[Report, dict[str, Any]]:
@@ -113,6 +129,12 @@ def statistics_of_files(paths: Iterable[str | Path], out: Path) -> tuple[Report,
                 looks[space].append(np.stack(colour.moments(colour.to_space(pixels, space))))
         return {"counted": look.usable, "note": look.note}
 
+    if out.is_dir():
+        raise UserError(f"{out}: it is a folder. Expected a file for the statistics, {out / 'look.yaml'} say.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot write there ({error.strerror}). Choose another --out.") from None
     report = _each(paths, None, one)
     if not looks["lab"]:
         raise UserError(f"{out}: none of the images has stained tissue. Expected at least one. Choose other images.")

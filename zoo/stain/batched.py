@@ -78,10 +78,10 @@ class BatchNormaliser:
         look = self._reinhard if self.normaliser.method == "reinhard" else self._stains
         values, looks = look(pixels, kept)
         for b, (share, pen) in enumerate(zip(shares.tolist(), marked.tolist(), strict=True)):
-            note = f"pen marks on {share:.0%} of the pixels were left out and stay as they are" if pen else ""
+            remarks = (normalise.pen_remark(share),) if pen else ()
             if not usable[b]:
-                looks[b] = Look(usable=False, note="no stained tissue: left as it is")
-            looks[b] = replace(looks[b], pens=pen, note="; ".join(filter(None, [note, looks[b].note])))
+                looks[b] = Look(usable=False, remarks=(normalise.BLANK,))
+            looks[b] = replace(looks[b], pens=pen, remarks=(*remarks, *looks[b].remarks))
             if not looks[b].usable:
                 values[b] = pixels[b]
             elif pen and pens is not None:
@@ -109,7 +109,7 @@ class BatchNormaliser:
             matrices, maxima, flaws, back.cpu().numpy(), strict=True
         ):
             gain, held = normalise.gains(reference.maxima if wrong else highest, reference.maxima)
-            measured = Look(matrix, highest, note="; ".join(held))
+            measured = Look(matrix, highest, remarks=held)
             looks.append(normalise.fallen_back(wrong, coloured, reference) if wrong else measured)
             mixes.append((inverse * gain) @ reference.matrix)
         mix = torch.tensor(np.stack(mixes), dtype=torch.float32, device=pixels.device).transpose(1, 2)
@@ -120,8 +120,8 @@ class BatchNormaliser:
     def _directions(self, pixels: Tensor, seen: Tensor, kept: Tensor | None) -> list[Any]:
         """Return the (S, 3) directions of each picture; nan where there is no tissue."""
         own = self.normaliser
-        if own.method in ("ruifrok", "custom"):
-            return [estimate.RUIFROK if own.matrix is None else own.matrix] * len(pixels)
+        if own.fixed is not None:
+            return [own.fixed] * len(pixels)
         tissue = (seen >= 0.15).all(1) if own.method == "macenko-torchstain" else dark(pixels, own.threshold)
         tissue = tissue if kept is None else tissue & kept
         if own.method == "vahadane":

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,13 +63,32 @@ TORCHSTAIN_MAXIMA: Floats = np.array([1.9705, 1.0308])
 """The reference that torchstain and EXAONEPath fall back on: directions, and 99th percentiles of concentrations."""
 
 
+class Remark(NamedTuple):
+    """What is out of the ordinary: what was `seen` in a picture, and what is `done` about it when it is normalised."""
+
+    seen: str
+    done: str
+
+    def __str__(self) -> str:
+        """Return both."""
+        return f"{self.seen}: {self.done}" if self.seen else self.done
+
+
+BLANK = Remark("no stained tissue", "left as it is")
+
+
+def pen_remark(share: float) -> Remark:
+    """Return the remark on a picture of which a share is pen marks."""
+    return Remark(f"pen marks on {share:.0%} of the pixels", "left out of the measurement and left as they are")
+
+
 @dataclass(frozen=True)
 class Look:
     """What was measured of a picture or slide.
 
     `matrix` (S, 3) and `maxima` (S,), the 99th percentiles of concentrations, of stain methods; `moments` (2, 3), mean
     and deviation in CIELAB, of Reinhard's. `usable`: False where there is nothing to normalise. `pens`: whether pixels
-    of pen colour are left as they are. `note`: what was out of the ordinary, "" where nothing was.
+    of pen colour are left as they are. `remarks`: what was out of the ordinary; `note` says it.
     """
 
     matrix: Floats | None = None
@@ -77,7 +96,12 @@ class Look:
     moments: Floats | None = None
     usable: bool = True
     pens: bool = False
-    note: str = ""
+    remarks: tuple[Remark, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """Return what was out of the ordinary and what is done about it, "" where nothing was."""
+        return "; ".join(map(str, self.remarks))
 
     def values(self) -> dict[str, Any]:
         """Return plain values for JSON and YAML."""
@@ -124,9 +148,14 @@ class Normaliser:
         look = self.measure(target)
         if not look.usable:
             raise UserError(f"stain: the reference picture will not do: {look.note}. Choose one with stained tissue.")
-        return replace(self, reference=replace(look, pens=False, note=""))
+        return replace(self, reference=replace(look, pens=False, remarks=()))
 
     # measuring
+
+    @property
+    def fixed(self) -> Floats | None:
+        """Return the directions that hold for every picture, (S, 3); None where each has its own."""
+        return estimate.RUIFROK if self.method == "ruifrok" else self.matrix
 
     def measure(self, rgb: Bytes) -> Look:
         """Return the look of (H, W, 3) or (N, 3) uint8 pixels; never fails."""
@@ -135,15 +164,15 @@ class Normaliser:
         pens = pen_mask(density)
         marked = bool(pens.mean() >= LEAST_PEN)
         kept: Mask = ~pens if marked else np.ones(pens.shape, bool)
-        notes = [f"pen marks on {pens.mean():.0%} of the pixels were left out and stay as they are"] if marked else []
+        remarks = (pen_remark(pens.mean()),) if marked else ()
         if (stained(density) & kept).mean() < LEAST_TISSUE:
-            return Look(usable=False, pens=marked, note="; ".join([*notes, "no stained tissue: left as it is"]))
+            return Look(usable=False, pens=marked, remarks=(*remarks, BLANK))
         pixels = picture if not marked else picture[kept].reshape(1, -1, 3)
         try:
             look = self._measured(pixels)
         except NoTissueError as error:
-            look = Look(usable=False, note=f"{error}: left as it is")
-        return replace(look, pens=marked, note="; ".join(filter(None, [*notes, look.note])))
+            look = Look(usable=False, remarks=(Remark(str(error), "left as it is"),))
+        return replace(look, pens=marked, remarks=(*remarks, *look.remarks))
 
     def _measured(self, rgb: Bytes) -> Look:
         if self.method == "reinhard":
@@ -154,13 +183,11 @@ class Normaliser:
             return fallen_back(wrong, coloured, self.reference)
         found = concentrations(self._density(rgb), matrix).reshape(-1, len(matrix))
         maxima = self._maxima(found)
-        return Look(matrix, maxima, note="; ".join(gains(maxima, self.reference.maxima)[1]))
+        return Look(matrix, maxima, remarks=gains(maxima, self.reference.maxima)[1])
 
     def _directions(self, rgb: Bytes) -> Floats:
-        if self.matrix is not None:
-            return self.matrix
-        if self.method == "ruifrok":
-            return estimate.RUIFROK
+        if self.fixed is not None:
+            return self.fixed
         if self.method == "macenko-torchstain":
             return estimate.torchstain_macenko(estimate.torchstain_density(rgb).reshape(-1, 3))
         density = estimate.tissue_density(rgb, self.threshold)
@@ -230,16 +257,16 @@ def flaw(matrix: Floats) -> tuple[str, bool]:
     if (matrix < -0.05).any():
         return "the stains that were found are no colours", True
     if angle < LEAST_ANGLE or abs(matrix[0, 0] / lengths[0] - matrix[1, 0] / lengths[1]) < LEAST_RED:
-        return "one stain only", True
+        return "no two stains can be told apart", True
     return "", True
 
 
 def fallen_back(wrong: str, coloured: bool, reference: Look) -> Look:
     """Return the look of a picture whose directions have a flaw: the reference's own, which changes no strength."""
     if not coloured:
-        return Look(usable=False, note=f"{wrong}: left as it is")
-    note = f"{wrong}: the reference's directions were used and strengths kept"
-    return Look(reference.matrix, reference.maxima, note=note)
+        return Look(usable=False, remarks=(Remark(wrong, "left as it is"),))
+    remark = Remark(wrong, "the reference's directions were used and strengths kept")
+    return Look(reference.matrix, reference.maxima, remarks=(remark,))
 
 
 def contrast_held(moments: Floats, reference: Look) -> Look:
@@ -247,27 +274,27 @@ def contrast_held(moments: Floats, reference: Look) -> Look:
     assert reference.moments is not None
     least = np.maximum(reference.moments[1] / MOST_GAIN, colour.LEAST_STD)
     flat = moments[1] < least
-    note = f"hardly any contrast: stretched no more than {MOST_GAIN:g} times" if flat.any() else ""
-    return Look(moments=np.stack([moments[0], np.maximum(moments[1], least)]), note=note)
+    remarks = (Remark("hardly any contrast", f"stretched no more than {MOST_GAIN:g} times"),) if flat.any() else ()
+    return Look(moments=np.stack([moments[0], np.maximum(moments[1], least)]), remarks=remarks)
 
 
-def gains(maxima: Floats, target: Floats | None) -> tuple[Floats, list[str]]:
-    """Return the factor on each stain's concentration, and notes where it was held back.
+def gains(maxima: Floats, target: Floats | None) -> tuple[Floats, tuple[Remark, ...]]:
+    """Return the factor on each stain's concentration, and remarks where it was held back.
 
     The factor is target over source; 1 for a stain that is not there, and at most `MOST_GAIN` up or down.
     """
     assert target is not None
     names = ("haematoxylin", "eosin") if len(maxima) == 2 else tuple(f"stain {s + 1}" for s in range(len(maxima)))
-    found, notes = np.ones(len(maxima)), []
+    found, remarks = np.ones(len(maxima)), []
     for s, name in enumerate(names):
         if maxima[s] < LEAST_AMOUNT:
-            notes.append(f"hardly any {name}: its strength is kept")
+            remarks.append(Remark(f"hardly any {name}", "its strength is kept"))
             continue
         wanted = target[s] / maxima[s]
         found[s] = np.clip(wanted, 1 / MOST_GAIN, MOST_GAIN)
         if found[s] != wanted:
-            notes.append(f"{name} would change {wanted:.1f} times: held at {found[s]:g}")
-    return found, notes
+            remarks.append(Remark("", f"{name} would change {wanted:.1f} times, held at {found[s]:g}"))
+    return found, tuple(remarks)
 
 
 def restained(density: Floats, matrix: Floats, gain: Floats, target: Floats) -> Floats:

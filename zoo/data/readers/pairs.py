@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 
 from zoo.data.readers.base import Entry, FolderReader
 from zoo.data.readers.pixels import natural
-from zoo.errors import DataError, UserError
+from zoo.errors import DataError, UserError, counted
 from zoo.io.images import IMAGE_SUFFIXES, read_image, to_rgb8
 from zoo.schema import Schema
 from zoo.types import Picture, Sample, Truth
@@ -144,7 +144,7 @@ class PairsReader(FolderReader):
             )
         if len(planes) != len(channels):
             raise DataError(
-                f"{path}: the picture has {len(planes)} channels. Expected {len(channels)}: {', '.join(channels)}. "
-                "Name the channels in the card."
+                f"{path}: the picture has {counted(len(planes), 'channel')}. Expected {len(channels)}: "
+                f"{', '.join(channels)}. Name the channels in the card."
             )
         return np.ascontiguousarray(planes)
