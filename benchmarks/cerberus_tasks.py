@@ -3,8 +3,9 @@
     python benchmarks/cerberus_tasks.py --seeds 0 1 2 --out runs/cerberus-tasks
 
 For each seed it trains the recipe colon-cerberus-resnet18 whole and once for each task alone (the same encoder,
-decoder, number of steps and patches a step; only the data of the task), and judges each on what it knows. Called again
-it goes on where it was stopped. `--overrides` go to every training. The whole takes five trainings a seed; to try it:
+decoder, number of steps and patches a step; only the data of the task), and judges each on what it knows. Means over
+seeds, with 95 % intervals for which seeds and groups are drawn, crossed. Called again it goes on where it was stopped.
+`--overrides` go to every training. The whole takes five trainings a seed; to try it:
 
     python benchmarks/cerberus_tasks.py --seeds 0 --tasks lumen --limit 2 --out DIR --overrides train.epochs=1 \\
         data.train.samples=8
@@ -14,13 +15,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from seeds import named, over_seeds, trained
+
+from zoo.bench.results import Results
+from zoo.bench.run import bench
 
 RECIPE = "colon-cerberus-resnet18"
 PHANTOM = "{name: phantom-multitask, split: train, limit: 160, arguments: {um: 1.0}}"
@@ -43,22 +47,7 @@ JUDGED = {
     "lumen": ("phantom-glands:test", ("pq", "object_f1")),
     "tissue": ("phantom-glands:test", ("dice", "pixel_accuracy")),
 }
-"""Task -> dataset and metrics, those of them that this version has."""
-
-
-def run(words: Sequence[str]) -> None:
-    """Run one command, shown; stop where it fails for the user's mistake."""
-    print("+", " ".join(words), flush=True)
-    if subprocess.run([sys.executable, "-m", "zoo.cli", *words], check=False).returncode == 2:
-        raise SystemExit(2)
-
-
-def train(folder: Path, seed: int, overrides: Sequence[str]) -> None:
-    """Train, or go on where it was stopped; a finished run stays as it is."""
-    if (folder / "checkpoints" / "last.pt").is_file():
-        run(["train", "--resume", str(folder)])
-        return
-    run(["train", RECIPE, f"seed={seed}", f"output={folder}", *overrides])
+"""Task -> dataset and metrics."""
 
 
 def plain(name: str, overrides: Sequence[str]) -> list[str]:
@@ -67,49 +56,59 @@ def plain(name: str, overrides: Sequence[str]) -> list[str]:
     return [*alone, *(["data.train.size=[144,144]"] if name == "tissue" else []), *overrides]
 
 
-def judge(out: Path, weights: Path, dataset: str, metrics: Sequence[str], limit: int | None) -> dict[str, Any]:
-    """Return the benchmark's results for a dataset."""
-    from zoo import registry
+def told(found: Results, task: str, runs: dict[str, list[Path]]) -> list[dict[str, Any]]:
+    """Return task, network, metric, the value of each seed, their mean and its interval over seeds and groups."""
+    numbers = []
+    for kind, paths in runs.items():
+        rows = [row for row in named(found.rows, paths) if row.output == task]
+        for metric in rows[0].metrics:
+            values, low, high = over_seeds(rows, metric)
+            entry = {"task": task, "network": kind, "metric": metric, "seeds": values}
+            numbers.append({**entry, "mean": float(np.mean(values)), "low": low, "high": high})
+    return numbers
 
-    known = [name for name in metrics if name in registry.table("metric")]
-    words = ["bench", "--weights", str(weights), "--datasets", dataset, "--metrics", *known, "--out", str(out)]
-    few = [] if limit is None else ["--limit", str(limit)]
-    run([*words, "--mpp", "native", "--allow-leakage", *few])
-    found: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    return found
+
+def markdown(numbers: Sequence[dict[str, Any]]) -> str:
+    """Return the table: a row a task and metric."""
+    lines = ["| task, metric | all tasks in one | the task alone | each seed |", "| --- | ---: | ---: | --- |"]
+    for task, metric in dict.fromkeys((n["task"], n["metric"]) for n in numbers):
+        own = {n["network"]: n for n in numbers if (n["task"], n["metric"]) == (task, metric)}
+        cells = [f"{n['mean']:.3f} [{n['low']:.3f}, {n['high']:.3f}]" for n in (own["multi"], own["alone"])]
+        each = "; ".join(", ".join(f"{v:.3f}" for v in own[kind]["seeds"]) for kind in ("multi", "alone"))
+        lines.append(f"| {task}, {metric} | {' | '.join(cells)} | {each} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
-    """Train, judge, and write every table's path and the means over seeds."""
+    """Train what is missing, judge everything, write tasks.md and tasks.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/cerberus-tasks"))
     parser.add_argument("--tasks", nargs="+", choices=list(ALONE), default=list(ALONE))
     parser.add_argument("--limit", type=int, help="judge on so many images only, to try it out")
     parser.add_argument("--overrides", nargs="*", default=[], metavar="key=value")
+    parser.add_argument("--train-only", action="store_true", help="train, and judge another time")
     chosen = parser.parse_args()
-    means: dict[tuple[str, str, str], list[float]] = {}
+    runs: dict[str, list[Path]] = {kind: [] for kind in ("multi", *chosen.tasks)}
     for seed in chosen.seeds:
-        train(chosen.out / f"multi-{seed}", seed, chosen.overrides)
-        for name in chosen.tasks:
-            train(chosen.out / f"{name}-{seed}", seed, plain(name, chosen.overrides))
-            dataset, metrics = JUDGED[name]
-            for kind in ("multi", name):
-                folder = chosen.out / "bench" / f"{kind}-{name}-{seed}"
-                table = judge(folder, chosen.out / f"{kind}-{seed}", dataset, metrics, chosen.limit)
-                for metric, value in values(table, name).items():
-                    means.setdefault((name, "multi" if kind == "multi" else "alone", metric), []).append(value)
-    print("\ntask      network  metric           mean over seeds (each)")
-    for (name, kind, metric), found in sorted(means.items()):
-        each = ", ".join(f"{value:.3f}" for value in found)
-        print(f"{name:9s} {kind:8s} {metric:16s} {np.mean(found):.3f} ({each})")
-    return 0
-
-
-def values(table: dict[str, Any], output: str) -> dict[str, float]:
-    """Return metric -> mean of one output of the model."""
-    rows = [row for row in table["rows"] if row["output"] == output and not row["baseline"]]
-    return {metric: float(told["value"]) for row in rows for metric, told in row["metrics"].items()}
+        for kind in runs:
+            more = plain(kind, chosen.overrides) if kind in ALONE else chosen.overrides
+            runs[kind].append(trained(chosen.out / f"{kind}-{seed}", RECIPE, [f"seed={seed}", *more]))
+    if chosen.train_only:
+        return 0
+    numbers, status = [], 0
+    words: dict[str, Any] = {"mpp": "native", "limit": chosen.limit, "allow_leakage": True, "save_pictures": False}
+    for task in chosen.tasks:
+        dataset, metrics = JUDGED[task]
+        paths = [str(path) for path in (*runs["multi"], *runs[task])]
+        found = bench(paths, [dataset], chosen.out / "bench" / task, metrics=metrics, say=print, **words)
+        numbers += told(found, task, {"multi": runs["multi"], "alone": runs[task]})
+        status = max(status, found.status)
+    text = markdown(numbers)
+    (chosen.out / "tasks.md").write_text(text, encoding="utf-8")
+    (chosen.out / "tasks.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    print(f"\n{text}")
+    return status
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ whitecell-detr-adapted does (the other site's pictures, no label), and trains wh
 labels. Nothing of the adapted row is chosen with a label of the other site: thresholds are measured on the first site's
 validation images, and the weights are those of its best validation. All are judged on the other site's test images and
 on the first site's validation images (which chose the weights: those columns flatter). Means over seeds, with 95 %
-intervals for which seeds and images are drawn, crossed. Called again it goes on where it was stopped.
+intervals for which seeds and groups are drawn, crossed. Called again it goes on where it was stopped.
 
 `--overrides` go to every training. The whole takes about 45 minutes a seed on one core; to try it:
 

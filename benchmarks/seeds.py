@@ -1,4 +1,4 @@
-"""Numbers of several trainings of one recipe: the mean over seeds, and an interval that counts seeds and images."""
+"""Numbers of several trainings of one recipe: the mean over seeds, and an interval that counts seeds and groups."""
 
 from __future__ import annotations
 
@@ -42,16 +42,20 @@ def _resampler(row: Row, metric: str, images: Sequence[str]) -> Any:
 
 
 def over_seeds(rows: Sequence[Row], metric: str, resamples: int = 500) -> tuple[list[float], float, float]:
-    """Return the number of each seed and the 95 % interval of their mean: seeds and images are drawn with replacement,
-    crossed (Owen, 2007), because both are samples. With one seed only the images are drawn."""
-    shared = [case.image for case in rows[0].cases if all(any(c.image == case.image for c in r.cases) for r in rows)]
+    """Return the number of each seed and the 95 % interval of their mean: seeds and groups (patients, slides) are drawn
+    with replacement, crossed (Owen, 2007), because both are samples. With one seed only the groups are drawn."""
+    first = {case.image: case.group for case in rows[0].cases}
+    shared = [image for image in first if all(any(c.image == image for c in row.cases) for row in rows)]
     each = [_resampler(row, metric, shared) for row in rows]
-    n, rng = len(shared), np.random.default_rng(0)
+    groups: dict[str, list[int]] = {}
+    for place, image in enumerate(shared):
+        groups.setdefault(first[image], []).append(place)
+    members, rng = [np.array(own) for own in groups.values()], np.random.default_rng(0)
     drawn = []
     for _ in range(resamples):
-        chosen = rng.integers(0, n, n)
+        chosen = np.concatenate([members[g] for g in rng.integers(0, len(members), len(members))])
         values = [each[s](chosen) for s in rng.integers(0, len(each), len(each))]
         drawn.append(np.mean(values))
     told = np.array([v for v in drawn if np.isfinite(v)])
     low, high = np.quantile(told, [0.025, 0.975]) if len(told) else (np.nan, np.nan)
-    return [float(one(np.arange(n))) for one in each], float(low), float(high)
+    return [float(one(np.arange(len(shared)))) for one in each], float(low), float(high)

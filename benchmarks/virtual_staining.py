@@ -72,7 +72,7 @@ def seconds(run: Path) -> float:
 
 
 def numbers(found: Results, runs: dict[str, list[Path]]) -> list[dict[str, Any]]:
-    """Return metric, arm, the value of each seed, their mean and its interval over seeds and fields."""
+    """Return metric, arm, the value of each seed, their mean and its interval over seeds and slides."""
     told = []
     for arm, paths in runs.items():
         rows = named(found.rows, paths)
