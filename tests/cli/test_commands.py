@@ -135,7 +135,7 @@ def test_help_fits_and_keeps_its_examples(zoo: Any, word: str) -> None:
     assert done.status == 0
     assert max(map(len, done.out.splitlines())) <= 80
     assert not [line for line in done.out.splitlines() if line.startswith("zoo ")]
-    assert done.out.count("\n  zoo data ") == (6 if word == "data" else 0)
+    assert done.out.count("\n  zoo data ") == (7 if word == "data" else 0)
 
 
 def test_a_card_for_a_folder_is_told_in_80_columns(zoo: Any, tmp_path: Path) -> None:
@@ -270,6 +270,24 @@ def test_show(zoo: Any, name: str, words: list[str]) -> None:
         assert max(len(line) for line in done.out.splitlines() if "/" not in line) <= 80
         assert not any(nothing in done.out for nothing in ("{}", "[]", "null"))
     assert json.loads(zoo("show", name, "--json").out)
+
+
+@pytest.mark.parametrize(
+    "name", ["picture_fid", "picture_kid", "positive_count_correlation", "psnr", "ssim", "phv", "dab_concordance"]
+)
+def test_a_metric_of_pictures_says_what_it_cannot_show(zoo: Any, name: str) -> None:
+    said = " ".join(zoo("show", name).out.split())
+    assert "shows" in said
+    assert "cannot" in said
+    assert "record(evidence)" not in said
+
+
+def test_every_pooled_metric_has_a_page_of_its_own(zoo: Any) -> None:
+    from zoo.metrics import METRICS
+
+    for name, about in METRICS.items():
+        if about.pooled:
+            assert about.summary.split(",")[0] in " ".join(zoo("show", name).out.split()), name
 
 
 def test_show_of_a_family_documents_every_option(zoo: Any) -> None:

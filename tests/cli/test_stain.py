@@ -134,6 +134,10 @@ def test_statistics_need_a_file_to_write(zoo: Any, folder: Path, tmp_path: Path)
         (["measure", "{one}", "--out", "{out}"], "nothing is written"),
         (["statistics", "{one}", "--out", "{out}", "--method", "vahadane"], "--method: colours are counted"),
         (["normalise", "{one}", "--out", "{out}", "--target", "{here}"], "is a folder. Expected one picture"),
+        (
+            ["normalise", "{one}", "--out", "{out}", "--target", "{here}/white.png"],
+            "will not do: no stained tissue. Choose one",
+        ),
     ],
 )
 def test_mistakes(zoo: Any, folder: Path, tmp_path: Path, words: list[str], said: str) -> None:

@@ -234,6 +234,15 @@ def _parts(card: WeightsCard) -> list[str]:
     return lines
 
 
+def _pooled(name: str, shows: str) -> str:
+    """Return what a metric of a set of images is, how it is written, and what it can show."""
+    from zoo.metrics import METRICS
+
+    about = METRICS[name]
+    written = f" Written {name}@{about.argument.upper()}." if about.argument else ""
+    return f"{about.summary}; a number of the whole set of images.{written}" + (f"\n\n{shows}" if shows else "")
+
+
 def _component(kind: str) -> Callable[[str], Page | None]:
     def page(name: str) -> Page | None:
         import inspect
@@ -245,6 +254,8 @@ def _component(kind: str) -> Callable[[str], Page | None]:
         found = registry.get(kind, name)
         signature = str(inspect.signature(found)).replace("'", "")  # annotations that are not evaluated have quotes
         text = inspect.cleandoc(found.__doc__ or "")
+        if kind == "metric" and not inspect.isroutine(found):  # one of a kind, whose documentation is the kind's
+            text = _pooled(name, getattr(found, "shows", ""))
         values = {"kind": kind, "name": name, "arguments": signature, "text": text}
         return values, paragraph(f"{kind} {name}{signature}", "    ", "") + f"\n\n{wrapped(text)}"
 

@@ -28,7 +28,8 @@ def fid(prediction: Any, truth: Any) -> float:
 
     |m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^(1/2)), C the sample covariance (N - 1). The trace of the root is the sum of the
     singular values of the product of the centred matrices, which is exact and stays real where C1 C2 is singular. The
-    estimate is biased upwards with few images: give their number. Infinity never; negative rounding becomes 0.
+    estimate is biased upwards with few images: give their number. Infinity never; negative rounding becomes 0. It
+    shows whether two sets look alike to the network, never whether a picture fits its own input.
     """
     one, other = _rows(prediction), _rows(truth)
     a, b = (x - x.mean(0) for x in (one, other))
@@ -67,7 +68,7 @@ def kid_of(prediction: Any, truth: Any, *, subsets: int = 100, size: int | None 
     (x.y / D + 1)³.
 
     `subsets` of `size` images drawn without replacement, of the smaller set's size where that is less; `size` None
-    takes both sets whole, once. The estimate may be negative.
+    takes both sets whole, once. The estimate may be negative. What it shows: see `fid`.
     """
     one, other = _rows(prediction), _rows(truth)
     if size is None:
@@ -119,7 +120,8 @@ def phv(prediction: Any, truth: Any, threshold: float = 0.01) -> float:
     """Return the perceptual hash value: the share of channels whose spatial means differ by more than `threshold` (>).
 
     `prediction`, `truth`: (N, D) or (D,) spatial means of one layer of a network, a channel each (Li et al., MICCAI
-    2023, the measure called PHV, over layers 1 to 4 of ImageNet's ResNet-50); the mean over the N images.
+    2023, the measure called PHV, over layers 1 to 4 of ImageNet's ResNet-50); the mean over the N images. It shows
+    whether pairs look alike to the network on the whole, wherever in the field; it cannot show whether a cell is right.
     """
     one, other = np.atleast_2d(np.asarray(prediction)), np.atleast_2d(np.asarray(truth))
     if one.shape != other.shape:

@@ -63,7 +63,8 @@ def saved(picture: Any) -> NDArray[np.uint8]:
 def psnr(both: Pair) -> float:
     """Return the peak signal-to-noise ratio in dB, 10 log10(spread² / MSE), over channels and pixels.
 
-    Equal pictures give infinity.
+    Equal pictures give infinity. It shows how near the pixels are. It cannot show whether a picture is right where it
+    lies off the true one by some pixels, and a blurred picture wins over a sharp one.
     """
     if not both.valid.any():
         return float("nan")
@@ -83,6 +84,9 @@ def ssim(
 
     Gaussian window of sigma 1.5 (11 pixels), K1 0.01, K2 0.03, population covariance, a channel at a time, averaged
     over pixels whose window lies inside the picture and whose centre is valid. Pictures under 11 pixels give nan.
+
+    It shows whether structures of some pixels lie in the same places. It cannot show whether colours or cells are
+    right, nor anything where the pictures lie off each other.
 
     Others count otherwise: scikit-image's default, which image-translation papers report, is `window="uniform"` (7
     pixels) with `sample_covariance`; `border="reflect"` averages over every pixel of the mirrored picture, as

@@ -20,7 +20,8 @@ from zoo.metrics import boxes, calibration, coco, features, immunostain, instanc
 class Pooled:
     """`record(evidence) -> what one image adds`; `value(records) -> the number`; `additive`: records are arrays or
     numbers whose sum is all that `value` looks at; `drawn`: whether drawing records with replacement says how sure the
-    number is (it does not where equal records bias it). Calling it takes the evidence of several images."""
+    number is (it does not where equal records bias it); `shows`: what it can show and what it cannot, where that is
+    not plain. Calling it takes the evidence of several images."""
 
     record: Callable[[Any], Any]
     value: Callable[[Sequence[Any]], float]
@@ -28,6 +29,7 @@ class Pooled:
     make: Callable[[Any], Pooled] | None = None
     prepare: Callable[[Sequence[Any]], Callable[[Any], float]] | None = None
     drawn: bool = True
+    shows: str = ""
 
     def __call__(self, evidence: Sequence[Any]) -> float:
         """Return the number of several images."""
@@ -210,7 +212,16 @@ attribute_f1_pooled = _attribute_f1()
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def _by_features(distance: Callable[[Any, Any], float], encoder: str | None = None) -> Pooled:
+_ALIKE = """It shows whether the set of pictures looks like the true set to that encoder; two encoders give two
+quantities, and a random one (ENCODER:none) knows no tissue. It cannot show whether any picture fits its own input:
+pictures that were exchanged among themselves have the same distance."""
+_FID = f"{_ALIKE} With few images it is biased upwards: compare only sets of one size."
+_KID = f"{_ALIKE} Its estimate has no bias, and may be negative."
+_COUNTS = """It shows whether fields with more positive nuclei get more. It cannot show whether as many are painted
+(twice as many everywhere has 1 too), nor whether they are the same nuclei (positive_cell_f1)."""
+
+
+def _by_features(distance: Callable[[Any, Any], float], shows: str, encoder: str | None = None) -> Pooled:
     """Return a distance of the features of all predicted pictures to those of all true ones, by a named encoder.
 
     The evidence has `of(encoder)`, which gives (2, D); fewer than two pictures have no distance.
@@ -227,10 +238,13 @@ def _by_features(distance: Callable[[Any, Any], float], encoder: str | None = No
         stacked = np.asarray(records, np.float64)
         return distance(stacked[:, 0], stacked[:, 1])
 
-    return Pooled(record, value, additive=False, make=functools.partial(_by_features, distance), drawn=False)
+    make = functools.partial(_by_features, distance, shows)
+    return Pooled(record, value, additive=False, make=make, drawn=False, shows=shows)
 
 
-picture_fid = _by_features(features.fid)
-picture_kid = _by_features(functools.partial(features.kid, size=None))
+picture_fid = _by_features(features.fid, _FID)
+picture_kid = _by_features(functools.partial(features.kid, size=None), _KID)
 
-positive_count_correlation = Pooled(immunostain.positive_counts, immunostain.count_correlation, additive=False)
+positive_count_correlation = Pooled(
+    immunostain.positive_counts, immunostain.count_correlation, additive=False, shows=_COUNTS
+)

@@ -147,7 +147,8 @@ class Normaliser:
         """
         look = self.measure(target)
         if not look.usable:
-            raise UserError(f"stain: the reference picture will not do: {look.note}. Choose one with stained tissue.")
+            why = "; ".join(remark.seen for remark in look.remarks)
+            raise UserError(f"stain: the reference picture will not do: {why}. Choose one with stained tissue.")
         return replace(self, reference=replace(look, pens=False, remarks=()))
 
     # measuring
