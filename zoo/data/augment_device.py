@@ -45,6 +45,7 @@ class DeviceAugment:
                     f"augment: {step.name}: runs in workers only. {suggest(step.name, _STEPS)} "
                     "Or set `augment_on: workers`."
                 )
+            stains_device.refuse(step)
             self.steps.append(step)
 
     def __call__(self, batch: Batch, seed: int) -> Batch:

@@ -21,12 +21,18 @@ def _rng() -> np.random.Generator:
     return np.random.default_rng(int(torch.randint(2**62, ())))
 
 
-def randstainna(step: Any, picture: Tensor) -> Tensor:
-    """Return (B, 3, H, W) pictures in [0, 1] with random moments in Lab. Raises `UserError` for another space."""
-    if step.space != "lab":
+def refuse(step: Any) -> None:
+    """Raise `UserError` for settings that cannot be batched."""
+    said = {"randstainna": ("space", ("lab",)), "stain-augment": ("method", ("macenko", "ruifrok"))}.get(step.name)
+    if said is not None and (value := getattr(step, said[0])) not in said[1]:
         raise UserError(
-            f"augment: randstainna: the space {step.space} works in the workers. Set `augment_on: workers`."
+            f"augment: {step.name}: the {said[0]} {value} works in the workers. Set `augment_on: workers`, or "
+            f"{said[0]}: {said[1][0]}."
         )
+
+
+def randstainna(step: Any, picture: Tensor) -> Tensor:
+    """Return (B, 3, H, W) pictures in [0, 1] with random moments in Lab."""
     rng = _rng()
     templates = torch.from_numpy(np.stack([step.draw(rng) for _ in picture])).to(picture)
     return batched.retemplated(_bytes(picture), templates).float() / 255
@@ -34,8 +40,6 @@ def randstainna(step: Any, picture: Tensor) -> Tensor:
 
 def stain_augment(step: Any, picture: Tensor) -> Tensor:
     """Return (B, 3, H, W) pictures in [0, 1] with random amounts of their own two stains."""
-    if step.method == "vahadane":
-        raise UserError("augment: stain-augment: vahadane works in the workers. Set `augment_on: workers`.")
     rng = _rng()
     pixels = _bytes(picture).flatten(2).contiguous()
     seen = batched.looked_up(batched.density_table(picture.device), pixels)

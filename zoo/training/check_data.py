@@ -11,6 +11,7 @@ from zoo.cards import DatasetCard
 from zoo.errors import UserError, suggest
 from zoo.families.base import Need
 from zoo.recipe import Data, DataSource, Loading
+from zoo.schema import Component
 from zoo.training.check_parts import Key, Notes, check_component
 
 LARGEST = 2**33
@@ -153,8 +154,20 @@ def _check_augment(notes: Notes, loading: Loading, key: Key) -> None:
             what = f'no augmentation preset "{loading.augment}". {suggest(loading.augment, augment.PRESETS)}'
             notes.add(where, what)
         return
+    before = len(notes.problems)
     for i, component in enumerate(loading.augment):
         check_component(notes, "augmentation", component, (*where, i), make=augment.build)
+        if loading.augment_on == "device" and len(notes.problems) == before:
+            _check_on_device(notes, component, (*where, i))
+
+
+def _check_on_device(notes: Notes, component: Component, key: Key) -> None:
+    from zoo.data.augment_device import DeviceAugment
+
+    try:
+        DeviceAugment([component])
+    except UserError as error:
+        notes.add(key, str(error).removeprefix("augment: ").rstrip("."))
 
 
 def check_needs(
