@@ -135,7 +135,7 @@ def test_help_fits_and_keeps_its_examples(zoo: Any, word: str) -> None:
     assert done.status == 0
     assert max(map(len, done.out.splitlines())) <= 80
     assert not [line for line in done.out.splitlines() if line.startswith("zoo ")]
-    assert done.out.count("\n  zoo data ") == (7 if word == "data" else 0)
+    assert done.out.count("\n  zoo data ") == (8 if word == "data" else 0)
 
 
 def test_a_card_for_a_folder_is_told_in_80_columns(zoo: Any, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ zoo data fetch bccd                 download it, or say how, then check it
 zoo data check glas                 is the copy whole, and does anything leak
 zoo data check leukemia-attri subset=L_40X_C2
 zoo data init FOLDER --um 0.5       write FOLDER/zoo-dataset.yaml
+zoo data init FOLDER --images he --pictures ihc     of pairs in two folders
 zoo data sample phantom-smear difficulty=hard --count 16 --sheet --out DIR
 zoo data align phantom-stains       how far its pairs lie off
 zoo data gate orion-crc --out DIR   which nuclei are positive
@@ -40,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     init.add_argument("--group", metavar="REGEX", help="first bracket = patient or slide in an image's id")
     init.add_argument("--images", metavar="FOLDER", help="sub-folder of the images (default: guessed)")
     init.add_argument("--masks", metavar="FOLDER", help="sub-folder of the masks (default: guessed)")
+    init.add_argument(
+        "--pictures", metavar="FOLDER", action="append", help="sub-folder of pictures of the same fields (pairs)"
+    )
     init.add_argument("--kind", choices=("semantic", "instances"), metavar="KIND", help="semantic or instances")
     init.add_argument("--truth", default="objects", help="key of the truth (default objects)")
     init.add_argument("--licence", default="not stated", help="licence of the data")
@@ -124,22 +128,18 @@ def _progress(done: int, total: int) -> None:
 def _init(args: argparse.Namespace) -> int:
     from zoo.cards import CARD_NAME
     from zoo.data.init import init_folder
+    from zoo.data.init_pairs import init_pairs
 
     for name in args.names:
         card = Path(name).expanduser() / CARD_NAME
         if card.exists() and not args.force:
             raise UserError(f"{card}: a card is there already. Replace it with: zoo data init {name} --force")
-        text, report = init_folder(
-            name,
-            name=args.name,
-            um=args.um,
-            group_pattern=args.group,
-            images=args.images,
-            masks=args.masks,
-            kind=args.kind,
-            truth=args.truth,
-            licence=args.licence,
-        )
+        common = {"name": args.name, "um": args.um, "group_pattern": args.group, "licence": args.licence}
+        if args.pictures:
+            text, report = init_pairs(name, args.images or "images", args.pictures, **common)
+        else:
+            told = {"images": args.images, "masks": args.masks, "kind": args.kind, "truth": args.truth}
+            text, report = init_folder(name, **told, **common)
         try:
             card.write_text(text, encoding="utf-8")
         except OSError as error:

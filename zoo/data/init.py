@@ -97,17 +97,35 @@ def init_folder(
     elif not found.masks:
         arguments = arguments.model_copy(update={"masks": {}})
         report.append("masks: none found, so the card carries no truth. Where there are some: --masks FOLDER")
-    pattern, why = _grouping(found.ids, arguments.group_pattern)
+        same = paired(base) if images is None and masks is None else ()
+        if same:
+            pictures = " ".join(f"--pictures {where}" for where in same[1:])
+            all_of_them = " and ".join(same)
+            report.append(f"{all_of_them} have files of the same names. Of pairs, say: --images {same[0]} {pictures}")
+    pattern, why = grouping(found.ids, arguments.group_pattern)
     report.append(why)
-    splits, line = _splits(found.ids, pattern, seed)
+    splits, line = splits_of(found.ids, pattern, seed)
     report.append(line)
-    spacing, line = _spacing(found, um)
+    spacing, line = spacing_of(found.images, um)
     report.append(line)
     arguments = arguments.model_copy(update={"group_pattern": pattern})
     values = _card(base, name, found, arguments, meaning, truth, spacing, splits, licence)
     DatasetCard.model_validate(values)
     report.append(f"Read the card, mend what is wrong, and state its licence: {base / CARD_NAME}")
-    return _text(values), report
+    return card_text(values), report
+
+
+def paired(base: Path) -> tuple[str, ...]:
+    """Return sub-folders of images whose files have the same names, where there are two or more and nothing else."""
+    found: dict[str, set[str]] = {}
+    for folder in sorted(p for p in base.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        found[folder.name] = {
+            p.relative_to(folder).with_suffix("").as_posix()
+            for p in folder.rglob("*")
+            if p.suffix.lower() in IMAGE_SUFFIXES
+        }
+    same = len(found) > 1 and len({frozenset(names) for names in found.values()}) == 1 and all(found.values())
+    return tuple(found) if same else ()
 
 
 def _layout(base: Path, images: str | None, masks: str | None, truth: str, pattern: str | None) -> FolderArguments:
@@ -233,7 +251,7 @@ def _spread(files: Sequence[Path]) -> list[Path]:
     return list(files[::step])
 
 
-def _grouping(ids: Sequence[str], given: str | None) -> tuple[str | None, str]:
+def grouping(ids: Sequence[str], given: str | None) -> tuple[str | None, str]:
     """Return a pattern and the sentence that says why: the first that makes groups of several images, and several."""
     if given is not None:
         count = len({group_of(i, given) for i in ids})
@@ -251,7 +269,8 @@ def _grouping(ids: Sequence[str], given: str | None) -> tuple[str | None, str]:
     )
 
 
-def _splits(ids: Sequence[str], pattern: str | None, seed: int) -> tuple[dict[str, tuple[str, ...]], str]:
+def splits_of(ids: Sequence[str], pattern: str | None, seed: int) -> tuple[dict[str, tuple[str, ...]], str]:
+    """Return splits of whole groups (none where sub-folders say them), and the sentence that says how they came."""
     laid_out = {i.split("/")[0] for i in ids if "/" in i} & set(SPLITS)
     if laid_out:
         return {}, f"splits: {', '.join(sorted(laid_out))}, by sub-folder"
@@ -263,13 +282,14 @@ def _splits(ids: Sequence[str], pattern: str | None, seed: int) -> tuple[dict[st
     return splits, "splits: " + ", ".join(f"{n} {len(i)}" for n, i in splits.items()) + " images, whole groups"
 
 
-def _spacing(found: _Found, um: float | None) -> tuple[dict[str, Any], str]:
+def spacing_of(images: Sequence[ImageFile], um: float | None) -> tuple[dict[str, Any], str]:
+    """Return a card's spacing, and the sentence that says where it is from. Raises `UserError` for no spacing."""
     if um is not None:
         if not 0 < um < 1e4:
             raise UserError(f"um: {um} um per pixel will not do. Expected a positive number.")
         return {"um": um, "provenance": "assumed", "note": "Given by the user."}, f"um per pixel: {um}, as given"
-    stated = {round(i.mpp, 4) for i in found.images if i.mpp is not None}
-    if len(stated) == 1 and all(i.mpp is not None for i in found.images):
+    stated = {round(i.mpp, 4) for i in images if i.mpp is not None}
+    if len(stated) == 1 and all(i.mpp is not None for i in images):
         value = stated.pop()
         note = "Stated by every file."
         return {"um": value, "provenance": "assumed", "note": note}, f"um per pixel: {value}, as every file states"
@@ -294,7 +314,6 @@ def _card(
     licence: str,
 ) -> dict[str, Any]:
     """Return the card's values."""
-    slug = re.sub(r"[^a-z0-9._-]+", "-", (name or base.resolve().name).lower()).strip("-._") or "my-data"
     sizes = Counter(f"{i.height} x {i.width}" for i in found.images)
     common = ", ".join(f"{size} ({n})" for size, n in sizes.most_common(3)) + (" ..." if len(sizes) > 3 else "")
     # the reader turns grey, alpha, palettes and depth into RGB; other channel counts are named by number
@@ -306,7 +325,7 @@ def _card(
     told["images"] = arguments.images
     return {
         "zoo": 1,
-        "name": slug,
+        "name": slug_of(base, name),
         "summary": f"{counted(len(found.ids), 'image')} of {common} pixels, {len(found.masks)} with masks.",
         "reader": {"name": "folder", "arguments": told},
         "licence": {"name": licence, "allows": [], "note": "State what may be done with these images."},
@@ -317,6 +336,11 @@ def _card(
         "group": "assumed from the name" if arguments.group_pattern else None,
         "splits": {key: list(ids) for key, ids in splits.items()},
     }
+
+
+def slug_of(base: Path, name: str | None) -> str:
+    """Return a dataset's name: that which is given, else the folder's, in the letters of names."""
+    return re.sub(r"[^a-z0-9._-]+", "-", (name or base.resolve().name).lower()).strip("-._") or "my-data"
 
 
 def _where(source: MaskSource) -> str:
@@ -340,7 +364,7 @@ _Dumper.add_representer(list, _list)
 _Dumper.add_representer(str, _string)
 
 
-def _text(values: dict[str, Any]) -> str:
+def card_text(values: dict[str, Any]) -> str:
     """Return the card as YAML."""
     head = "# A dataset card. What was guessed is yours to mend; `zoo check` says whether it is valid.\n"
     return head + yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
