@@ -11,14 +11,23 @@ import torch
 from numpy.typing import NDArray
 
 from zoo.encoders import Encoder, build_encoder
+from zoo.errors import UserError, ZooError
 from zoo.metrics import picture
 
 
 @functools.lru_cache(maxsize=2)
 def encoder_of(text: str) -> Encoder:
-    """Return the encoder of `NAME` (its ImageNet weights) or `NAME:WEIGHTS`, frozen. Raises `UserError`."""
+    """Return the encoder of `NAME` (its ImageNet weights) or `NAME:WEIGHTS`, frozen.
+
+    Raises `UserError`, also where its weights cannot be fetched: that is so for every picture, not for one.
+    """
     name, _, weights = text.partition(":")
-    return build_encoder(name, weights=weights or "imagenet").eval().requires_grad_(False)
+    try:
+        return build_encoder(name, weights=weights or "imagenet").eval().requires_grad_(False)
+    except UserError:
+        raise
+    except (ZooError, OSError) as error:
+        raise UserError(f"{text}: {error}") from None
 
 
 @dataclass(frozen=True)
