@@ -80,7 +80,7 @@ class Encoder(nn.Module):
     `channels`, `strides`: of each map, finest first. `mean`, `std`: of each input channel on the scale [0, 1], what the
     pretrained weights expect. `mpp`: um per pixel that they were trained at, None where it is not known or does not
     matter. `patch`: side of a transformer's patch, None for a pyramid. `divisor`, `minimum`: what `extract` can take;
-    `forward` takes any size.
+    `forward` takes any size. `unpadded`: what is pooled over a whole picture comes from the picture as it is.
     """
 
     name: str = ""
@@ -109,6 +109,7 @@ class Encoder(nn.Module):
         self.neck: vit_necks.Kind = "simple"
         self.neck_width = 256
         self.layer_decay = 1.0
+        self.unpadded = False
         self.kept: FeatureCache | None = None
         self.still: tuple[nn.Module, ...] = ()
         self._still = False
@@ -148,14 +149,30 @@ class Encoder(nn.Module):
         value depends on pixels that are not there. A transformer then looks at whole patches only, floor(H / patch) x
         floor(W / patch) of them, and leaves out the pixels at the bottom and on the right that fill none.
         """
+        self._check(x)
+        if self.kept is not None and not x.requires_grad:
+            return self.kept.features(self, x, pad)
+        return self.compute(x, pad)
+
+    def pooled(self, x: Tensor) -> Features:
+        """Return the features of (B, in_channels, H, W) that a vector a picture is pooled from (`embedding`).
+
+        They are those of `forward`, but where the encoder is `unpadded`: then nothing is added to the picture, and maps
+        have the sizes that the layers give them, which may be a cell less. Raises `UserError` on other channels.
+        """
+        sides = x.shape[-2:]
+        if not self.unpadded or min(sides) < self.divisor or not any(n % self.divisor for n in sides):
+            found: Features = self(x)
+            return found
+        self._check(x)
+        return self.extract(x)
+
+    def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise UserError(
                 f"encoder {self.name}: the input has shape {tuple(x.shape)}. "
                 f"Expected (B, {self.in_channels}, H, W). Build the encoder with the in_channels of the data."
             )
-        if self.kept is not None and not x.requires_grad:
-            return self.kept.features(self, x, pad)
-        return self.compute(x, pad)
 
     def compute(self, x: Tensor, pad: bool) -> Features:
         """Return what `forward` does, without looking for features that were kept."""

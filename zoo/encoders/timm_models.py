@@ -23,7 +23,8 @@ class TimmPyramid(Encoder):
     """A timm model under `features_only`; maps that come as NHWC (Swin) are turned.
 
     `stem_stride` 1: the first convolution keeps the picture's size, so that every level is twice as fine (and costs
-    four times as much). `final_relu` False: a DenseNet's last map as its last norm leaves it.
+    four times as much). `final_relu` False: a DenseNet's last map as its last norm leaves it, pooled from pictures that
+    are not padded (both as KimiaNet's publishers do).
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class TimmPyramid(Encoder):
             minimum=info.minimum,
         )
         self.net = net
+        self.unpadded = not final_relu
         self._last = str(getattr(net, "output_fmt", None) or "NCHW").endswith("NHWC")
 
     def extract(self, x: Tensor) -> Features:

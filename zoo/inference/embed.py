@@ -150,7 +150,7 @@ class Embedder:
         x = torch.from_numpy(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         x = (x.float() - self.shift) / self.scale
         with torch.autocast(self.device.type, self._low, enabled=self._low is not None):
-            found: Tensor = self.encoder.embedding(self.encoder(x.contiguous()), self.how.pool)
+            found: Tensor = self.encoder.embedding(self.encoder.pooled(x.contiguous()), self.how.pool)
         return np.asarray(found.float().cpu().numpy(), self.how.dtype)
 
     def run(self, tiles: list[NDArray[np.uint8]]) -> Iterator[NDArray[Any]]:

@@ -60,6 +60,8 @@ class Cerberus(Family):
         chosen = options.encoder
         encoder = build_encoder(chosen.name, **{"weights": options.encoder_weights, **chosen.arguments})
         self.dense = [name for name, task in self.tasks.items() if task.kind != "patch"]
+        self._labels = {n for n, t in self.tasks.items() if t.kind == "patch" and t.window is None}
+        self._places = len(self._labels) < len(self.tasks)  # whether something is said of places, not of the whole
         self.pyramid = Pyramid(encoder, _strides(encoder.strides, encoder.patch, options.finest, bool(self.dense)))
         *levels, deepest = self.pyramid.channels
         widths = _widths(options, levels, self.pyramid.sources)
@@ -167,10 +169,12 @@ class Cerberus(Family):
         """
         image = inputs["image"]
         height, width = image.shape[-2:]
+        whole = self._whole(image, [*tasks, *(tap.removeprefix(MIDDLE) for tap in taps)])
         down, right = -height % self.divisor, -width % self.divisor
         if down or right:
             image = F.pad(image, (0, right, 0, down))
-        *levels, deepest = self.pyramid(image)
+        *levels, deepest = self.pyramid(image) if whole is None or self._places else [whole]
+        whole = deepest if whole is None else whole
         found: Maps = {}
         features: Maps = {f"level{i}": level for i, level in enumerate([*levels, deepest])}
         if self.dense and (taps or any(name in self.decoders for name in tasks)):
@@ -183,9 +187,20 @@ class Cerberus(Family):
                 start, finer = _rows(features["neck"], chosen), [_rows(level, chosen) for level in levels]
                 logits = self._dense(name, start, finer, size)
             else:
-                logits = self._patch(name, _rows(deepest, chosen))
+                logits = self._patch(name, _rows(whole if name in self._labels else deepest, chosen), size)
             found[name] = logits[..., :height, :width]
-        return found | {tap: self._tap(tap, features, deepest) for tap in taps}
+        return found | {tap: self._tap(tap, features, deepest, whole) for tap in taps}
+
+    def _whole(self, image: Tensor, names: Collection[str]) -> Tensor | None:
+        """Return the deepest map of a picture as it is, where a task reads the whole of it and the encoder must not see
+        padding (`Encoder.unpadded`); None where that of the padded picture will do."""
+        encoder: Any = self.pyramid.encoder
+        if not encoder.unpadded or not any(n % self.divisor for n in image.shape[-2:]):
+            return None
+        if self._places and not any(name in self._labels for name in names):
+            return None
+        deepest: Tensor = encoder.pooled(image).maps[-1]
+        return deepest
 
     def _dense(self, name: str, start: Tensor, levels: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         logits: Tensor = self.heads[name](self.decoders[name](start, levels))
@@ -193,20 +208,19 @@ class Cerberus(Family):
             logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         return logits
 
-    def _patch(self, name: str, deepest: Tensor) -> Tensor:
+    def _patch(self, name: str, deepest: Tensor, size: tuple[int, int]) -> Tensor:
         head = self.heads[name]
         assert isinstance(head, PatchHead)
-        if self.training:
-            height, width = (int(n) * self.stride for n in deepest.shape[-2:])
-            return head.middle(deepest).expand(-1, -1, height, width)
+        if self.training or head.window is None:
+            return head.middle(deepest).expand(-1, -1, *size)
         cells = head.everywhere(deepest)
         return cells.repeat_interleave(self.stride, 2).repeat_interleave(self.stride, 3)
 
-    def _tap(self, tap: str, features: Maps, deepest: Tensor) -> Tensor:
+    def _tap(self, tap: str, features: Maps, deepest: Tensor, whole: Tensor) -> Tensor:
         name = tap.removeprefix(MIDDLE)
         head = self.heads[name] if tap.startswith(MIDDLE) and name in self.heads else None
         if isinstance(head, PatchHead):
-            return head.middle(deepest)
+            return head.middle(whole if name in self._labels else deepest)
         if tap not in features:
             known = [*features, *(MIDDLE + n for n, t in self.tasks.items() if t.kind == "patch")]
             raise UserError(f'cerberus: no feature "{tap}". Expected one of {", ".join(known)}.')
