@@ -16,9 +16,10 @@ from zoo.errors import DataError, Problems, UserError
 from zoo.families import build
 from zoo.families.cerberus.model import Cerberus, annotated
 from zoo.recipe import Recipe
+from zoo.stain.normalise import normaliser
 from zoo.training.check import prepare
 from zoo.training.run import train
-from zoo.types import Batch, Boxes, Instances, Label, Sample, Semantic
+from zoo.types import Batch, Boxes, Geometry, Instances, InstancesPrediction, Label, Sample, Semantic
 
 OBJECTS = {"kind": "objects"}
 TASKS: dict[str, Any] = {
@@ -31,7 +32,7 @@ NARROW = {"encoder": {"name": "test_resnet", "arguments": {"stem_stride": 1}}, "
 
 def make(tasks: dict[str, Any] | None = None, **options: Any) -> Cerberus:
     torch.manual_seed(0)
-    made = zoo.create("cerberus", **NARROW, **{"tile": 64, "margin": 16} | options, tasks=tasks or TASKS)
+    made = zoo.create("cerberus", **NARROW | {"tile": 64, "margin": 16} | options, tasks=tasks or TASKS)
     assert isinstance(made, Cerberus)
     return made
 
@@ -120,6 +121,21 @@ def test_a_sample_that_is_not_annotated_changes_nothing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
+def test_a_step_in_which_nothing_is_annotated() -> None:
+    """It happens where only some images of a dataset have a truth. No decoder moves, statistics included."""
+    model = make().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    alone, batch = (field(model, 64, {"gland": [False, False]}) for _ in range(2))
+    batch.others["patches"] = field(model, 32, {"tissue": [False, False]})
+    for one in (alone, batch):
+        step = Step()
+        model.procedure().step(model, one, step)
+        assert step.terms == {"none": 0.0}
+    for name, value in model.state_dict().items():
+        if name.startswith(("decoders.", "heads.")):
+            assert torch.equal(value, before[name]), name
+
+
 def test_patches_and_fields_in_one_step() -> None:
     """Fields of 448 pixels and patches of 144, each for its own tasks, in one step of one network."""
     tasks = {**TASKS, "tissue": {**TASKS["tissue"], "window": 144}}
@@ -146,6 +162,38 @@ def test_one_patch_has_no_statistics_of_its_own() -> None:
         model.procedure().step(model, field(model, 64, {"tissue": [True]}), Step())
 
 
+def test_a_linear_head_learns_from_one_picture() -> None:
+    """It has no norms that would want two."""
+    model = make({"tissue": {**TASKS["tissue"], "window": None, "head": "linear"}}, widths=None).train()
+    model.pyramid.encoder.freeze()  # type: ignore[union-attr,operator]
+    step = Step()
+    model.procedure().step(model, field(model, 64, {"tissue": [True]}), step)
+    assert step.terms["tissue"] > 0
+
+
+@pytest.mark.parametrize("tasks", [{}, {"nuclei": OBJECTS}], ids=["alone", "beside nuclei"])
+def test_a_whole_picture_is_pooled_without_padding(tasks: dict[str, Any]) -> None:
+    """As KimiaNet is: what is said of 100 x 70 pixels is the mean of the very map that its layers give of them."""
+    diagnosis = {"kind": "patch", "classes": ["a", "b"], "window": None, "head": "linear", "output": "label"}
+    small = {"block_config": (1, 1, 1, 1), "final_relu": False}
+    model = make(
+        {**tasks, "diagnosis": diagnosis},
+        encoder={"name": "densenet121", "arguments": small},
+        widths=[8] * 4 if tasks else None,
+        finest=2,
+    )
+    image = torch.rand(1, 3, 100, 70)
+    encoder: Any = model.pyramid.encoder
+    with torch.no_grad():
+        maps = model.forward({"image": image}, ["middle/diagnosis"])
+        mean = encoder.net(image)[-1].mean((2, 3), keepdim=True)
+        expected = model.heads["diagnosis"].layers(mean)  # type: ignore[union-attr,operator]
+    assert maps["diagnosis"].shape == (1, 2, 100, 70)
+    assert torch.equal(maps["diagnosis"], expected.expand(-1, -1, 100, 70))
+    assert torch.equal(maps["middle/diagnosis"], expected)
+    assert torch.equal(encoder.embedding(encoder.pooled(image)), mean.flatten(1))
+
+
 # --- more tasks -------------------------------------------------------------------------------------------------------
 
 
@@ -160,6 +208,24 @@ def test_a_task_more_leaves_the_others_as_they_were() -> None:
     assert more.spec.outputs["nuclei"].classes == ("a", "b")
     with pytest.raises(UserError, match='a task "gland" already'):
         model.with_task("gland", OBJECTS)
+
+
+def test_a_task_more_is_of_the_same_stain_and_told_of_mistakes() -> None:
+    model = make()
+    model.stain = normaliser("reinhard")
+    assert model.with_task("vessels", OBJECTS).stain is model.stain
+    with pytest.raises(Problems, match="whose objects have these classes"):
+        model.with_task("kinds", {"kind": "classes"})
+    with pytest.raises(UserError, match="its classes are not known"):
+        model.with_task("kinds", {"kind": "classes", "of": "nuclei"})
+
+
+def test_objects_have_the_same_classes_where_there_are_none() -> None:
+    tasks = {"nuclei": OBJECTS, "kind": {"kind": "classes", "of": "nuclei", "classes": ["a", "b"]}}
+    empty = {"nuclei": torch.zeros(1, 3, 64, 64), "kind": torch.zeros(1, 3, 64, 64)}
+    found = make(tasks).decode(empty, [Geometry((64, 64), (1.0, 1.0), (0.0, 0.0))])[0]["nuclei"]
+    assert isinstance(found, InstancesPrediction)
+    assert (len(found.class_index), found.classes) == (0, ("a", "b"))
 
 
 PHANTOM = {"arguments": {"size": 64, "train": 6, "um": 1.0}}
@@ -210,6 +276,13 @@ def test_labels_of_any_type_with_gaps(dtype: Any) -> None:
     plain = (labels > 0).astype(np.int32) + (labels > 3)
     assert np.array_equal(made["nuclei"], targets(make(), {"nuclei": Instances(plain)}, nuclei=NUCLEI)["nuclei"])
     assert set(np.unique(made["nuclei"])) == {0, 1, 2}
+
+
+def test_a_mask_is_a_label_map() -> None:
+    mask = np.zeros((64, 64), bool)
+    mask[4:20, 4:20], mask[30:50, 30:50] = True, True
+    made = targets(make(), {"nuclei": Instances(mask)}, nuclei=NUCLEI)
+    assert np.array_equal(made["nuclei"], targets(make(), {"nuclei": Instances(mask * 1)}, nuclei=NUCLEI)["nuclei"])
 
 
 def test_boxes_become_ellipses() -> None:

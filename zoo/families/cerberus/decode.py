@@ -57,10 +57,9 @@ def _objects(
     named = options.classes_of(name)
     kinds = None if named is None else planes[named[0]].argmax(0).astype(np.uint8)
     told = registry.get("postprocess", "cerberus_records")(labels, kinds, thin=True)
-    classes = task.foreground or (name,)
+    classes = named[1].foreground if named is not None else task.foreground or (name,)
     index = np.zeros(len(told.ids), np.int64)
     if named is not None and len(told.ids):
-        classes = named[1].foreground
         likely = postprocess.majority(labels, planes[named[0]][1:])
         index = np.where(told.types > 0, told.types.astype(np.int64) - 1, likely)
     sure = planes[name][1] + planes[name][2]

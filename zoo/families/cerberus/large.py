@@ -177,7 +177,7 @@ def _told(one: Drawn, options: CerberusOptions) -> tuple[tuple[str, ...], NDArra
     assert one.final is not None
     kept = one.final > 0
     named = options.classes_of(one.name)
-    classes = named[1].foreground if named is not None and kept.any() else one.task.foreground or (one.name,)
+    classes = named[1].foreground if named is not None else one.task.foreground or (one.name,)
     return classes, one.sums.kinds()[kept], one.sums.scores()[kept]
 
 

@@ -192,7 +192,9 @@ def whole_numbers(labels: NDArray[Any]) -> NDArray[Any]:
         if not np.isfinite(labels).all() or (labels != np.floor(labels)).any():
             raise ValueError("the label map holds numbers that are not whole. Expected one id an object")
         labels = labels.astype(np.int64)
-    if labels.dtype.kind not in "iub":
+    if labels.dtype.kind == "b":
+        labels = labels.astype(np.uint8)
+    if labels.dtype.kind not in "iu":
         raise ValueError(f"a label map of type {labels.dtype} will not do. Expected whole numbers")
     if labels.dtype.kind == "i" and int(labels.min(initial=0)) < 0:
         raise ValueError(f"the label map holds {int(labels.min())}. Expected 0 for the background and ids from 1")

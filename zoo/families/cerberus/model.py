@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import zoo
 from zoo.cards import DatasetCard
 from zoo.encoders import Pyramid, build_encoder
 from zoo.errors import UserError, suggest
@@ -237,6 +238,11 @@ class Cerberus(Family):
             at.append(min(int(size) - 1, ((cells - window) // 2 + window // 2) * self.stride))
         return logits[:, :, at[0], at[1]]
 
+    def learnt(self, batch: Batch) -> list[str]:
+        """Return the tasks that a batch teaches: annotated, and of some weight."""
+        known = annotated(batch)
+        return [name for name, task in self.tasks.items() if name in known and task.weight > 0]
+
     def loss(self, maps: Maps, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Return each task's loss times its weight, of the tasks that the batch annotates and the maps hold."""
         return self.terms(maps, batch)
@@ -299,8 +305,10 @@ class Cerberus(Family):
         values = self.options.model_dump()
         values["tasks"] = {**values["tasks"], name: task.model_dump() if isinstance(task, Task) else dict(task)}
         values["encoder_weights"] = "none"
-        made = Cerberus(CerberusOptions.model_validate(values)).eval()
+        made = zoo.create("cerberus", **values)
+        assert isinstance(made, Cerberus)
         made.load_state_dict(self.state_dict(), strict=False)
+        made.stain = self.stain
         return made.to(self.device)
 
     def parts(self, *tasks: str) -> tuple[str, ...]:
@@ -359,15 +367,15 @@ class MultiTask(Procedure):
     def step(self, family: Family, batch: Batch, ctx: Context) -> None:
         assert isinstance(family, Cerberus)
         terms: dict[str, Tensor] = {}
+        learnt = {stream: family.learnt(part) for stream, part in batch.streams()}
         for stream, part in batch.streams():
-            known = annotated(part)
-            wanted = [name for name, task in family.tasks.items() if name in known and task.weight > 0]
-            if not wanted and (stream != "main" or batch.others):
+            wanted = learnt[stream]
+            if not wanted and (stream != "main" or any(learnt.values())):
                 continue
             rows = {name: part.has[name] for name in wanted if name in part.has and not bool(part.has[name].all())}
             for name in [n for n in rows if family.tasks[n].kind == "patch"]:
                 del rows[name]  # its norms see one value a sample, and want as many as there are
-            maps = family.maps(family.prepare(part.inputs), wanted or list(family.tasks)[:1], rows=rows)
+            maps = family.maps(family.prepare(part.inputs), wanted, () if wanted else ("level0",), rows)
             prefix = "" if stream == "main" else f"{stream}/"
             terms |= {prefix + name: value for name, value in family.terms(maps, part, rows).items()}
         ctx.update("model", torch.stack(list(terms.values())).sum())

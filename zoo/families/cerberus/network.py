@@ -85,7 +85,7 @@ class PatchHead(nn.Module):
 
         As published, the map is cut only where both sides differ from the window; else its mean is taken whole.
         """
-        if self.training and len(deepest) < 2:
+        if self.training and len(deepest) < 2 and len(self.layers) > 1:  # norms see one value a picture
             raise UserError("cerberus: a patch head learns from batches of 2 or more. Raise data.train.batch.")
         window, (height, width) = self.window, deepest.shape[-2:]
         if window is not None and height != window and width != window:
@@ -95,16 +95,16 @@ class PatchHead(nn.Module):
         return result
 
     def everywhere(self, deepest: Tensor) -> Tensor:
-        """Return the logits (B, planes, h, w) of the window around every cell; at the border, of what there is."""
-        if self.window is None:
-            mean = deepest.mean((2, 3), keepdim=True)
-            result: Tensor = self.layers(mean).expand(-1, -1, *deepest.shape[-2:])
-            return result
+        """Return the logits (B, planes, h, w) of the window around every cell; at the border, of what there is.
+
+        For a head that has a window.
+        """
+        assert self.window is not None
         before, after = self.window // 2, (self.window - 1) // 2
         padded = F.pad(deepest, (before, after, before, after))
         there = F.pad(torch.ones_like(deepest[:1, :1]), (before, after, before, after))
         summed = F.avg_pool2d(padded, self.window, 1) / F.avg_pool2d(there, self.window, 1)
-        result = self.layers(summed)
+        result: Tensor = self.layers(summed)
         return result
 
 
