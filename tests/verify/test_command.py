@@ -58,6 +58,15 @@ def test_a_folder_stands_for_its_cases(zoo: Zoo, tmp_path: Path, monkeypatch: py
     assert len(out.splitlines()) == 3
 
 
+def test_a_folder_of_the_same_name_hides_no_case(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network(tmp_path / "cases" / "toy")
+    (tmp_path / "toy").mkdir()
+    monkeypatch.setenv("ZOO_PARITY", str(tmp_path / "cases"))
+    monkeypatch.chdir(tmp_path)
+    status, out, _err = zoo("verify", "toy")
+    assert (status, len(out.splitlines())) == (0, 1)
+
+
 def test_a_path_that_is_not_there(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network(tmp_path / "toy")
     monkeypatch.setenv("ZOO_PARITY", str(tmp_path))

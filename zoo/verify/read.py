@@ -54,6 +54,8 @@ def _of(word: str) -> list[tuple[str, Path]]:
             return [(word, manifest)]
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*.json") if p.is_file())
+            if not inside:
+                continue  # a folder of that name that has nothing to do with cases
             return [(str(p.with_name(p.name.removesuffix(".json"))), p) for p in inside]
     return []
 

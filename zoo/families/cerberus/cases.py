@@ -57,10 +57,10 @@ def _network(case: Case) -> Mapping[str, Any]:
     with case.building():
         options = published.options(configuration["encoder_backbone_name"], configuration["decoder_kwargs"])
         model = zoo.create("cerberus", **options)
-    case.load(model, published.convert)
+    assert isinstance(model, Cerberus)
+    case.load(model, published.convert if model.dense else _without_decoders)
     if case.layout_only:
         return {}
-    assert isinstance(model, Cerberus)
     names = outputs(configuration)
     found: dict[str, Any] = {}
     for key, image in case.inputs.items():
@@ -70,6 +70,11 @@ def _network(case: Case) -> Mapping[str, Any]:
             made = _logits(model, names, image, case.wanted)
         found |= made | {f"{name}.{key}": value for name, value in made.items()}
     return found
+
+
+def _without_decoders(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convert a network that says patches' classes only; the published one has what its decoders would begin with."""
+    return {key: value for key, value in published.convert(state).items() if key != "neck.weight"}
 
 
 def _logits(model: Cerberus, names: Mapping[str, str], image: Tensor, wanted: Sequence[str]) -> dict[str, Any]:
@@ -194,7 +199,7 @@ def _targets(case: Case) -> Mapping[str, Any]:
             found[f"{tissue.lower()}.{kind.lower()}"] = np.ascontiguousarray(
                 maps[..., 1][centre(maps.shape[:2], shape)]
             )
-        elif recipe != "PC":
+        elif recipe not in ("PC", "TP"):  # an annotation without classes has no map of them
             raise case.unknown(f"targets of code {recipe}")
     return found
 
