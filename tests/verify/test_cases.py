@@ -173,6 +173,11 @@ def test_broken_files_are_notes(tmp_path: Path) -> None:
     assert "not a manifest in JSON" in verify("c", path.with_suffix(".json")).note
     path.with_suffix(".json").write_text("[1]", encoding="utf-8")
     assert 'no "system"' in verify("c", path.with_suffix(".json")).note
+    for key, value in (("configuration", [1]), ("tolerance", 1e-4), ("state_dict", [["a"]])):
+        path.with_suffix(".json").write_text(json.dumps({"system": "toy", "kind": "loss", key: value}), "utf-8")
+        assert f'c.json: "{key}" is not an object' in verify("c", path.with_suffix(".json")).note
+    path.with_suffix(".json").write_text('{"system": "toy"}', encoding="utf-8")
+    assert 'no "kind"' in verify("c", path.with_suffix(".json")).note
     none = write(tmp_path, "none", None)
     assert "nothing to compare" in verify("none", none.with_suffix(".json")).note
 

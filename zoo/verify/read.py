@@ -103,6 +103,11 @@ def _manifest(path: Path) -> dict[str, Any]:
         raise CaseError(f"{path.name}: not a manifest in JSON ({error})") from None
     if not isinstance(values, dict) or not isinstance(values.get("system"), str):
         raise CaseError(f'{path.name}: no "system". Expected a manifest with system, kind and configuration')
+    if not isinstance(values.get("kind"), str):
+        raise CaseError(f'{path.name}: no "kind". Expected network, loss, target, postprocess or another word')
+    for key in ("configuration", "tolerance", "state_dict", "aliases"):
+        if not isinstance(values.get(key) or {}, dict):
+            raise CaseError(f'{path.name}: "{key}" is not an object. Expected names and values: {{"NAME": VALUE}}')
     return values
 
 
