@@ -14,7 +14,7 @@ from tester import FamilyTester
 from torch import Tensor
 
 from zoo import cards, paths
-from zoo.errors import DataError
+from zoo.errors import DataError, ZooError
 from zoo.families import build, score
 from zoo.families.translation import Translation, published
 from zoo.families.translation.model import PictureTarget
@@ -416,3 +416,11 @@ def test_statistics_do_not_outlive_a_prediction() -> None:
     before = family.predict(gradient(64)).data
     family.predict(gradient(), tile=64, overlap=16)
     assert np.array_equal(family.predict(gradient(64)).data, before)
+
+
+@pytest.mark.parametrize("name", ["patch_nce", "supervised_nce", "identity_nce", "identity"])
+def test_a_term_that_shows_the_generator_a_target_of_other_channels_is_named(name: str) -> None:
+    options = {"target_channels": ["CD8"], "objective": ["gan", name]}
+    with pytest.raises((ValueError, ZooError), match=f"{name} shows the generator a target, which has 1 channel where"):
+        build.create("translation", Translation.tiny() | options)
+    build.create("translation", Translation.tiny() | options | {"objective": ["gan", "l1"]})

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from zoo.cards import DatasetCard
 from zoo.encoders import build_encoder
-from zoo.errors import DataError
+from zoo.errors import DataError, counted
 from zoo.families.base import Encoding, Family, IOSpec, Maps, MapSpec, Need, Output, Procedure, TargetMaker
 from zoo.families.translation import generators
 from zoo.families.translation.norms import surveyed
@@ -27,6 +27,7 @@ from zoo.families.translation.options import DiscriminatorOptions, GeneratorOpti
 from zoo.families.translation.procedure import Adversarial
 from zoo.families.translation.terms import TERMS, smallest
 from zoo.nn.discriminators import MultiscaleDiscriminator, PatchDiscriminator, PixelDiscriminator
+from zoo.schema import Component
 from zoo.types import Batch, Geometry, Picture, PicturePrediction, Prediction, Sample
 
 RGB = ("red", "green", "blue")
@@ -77,6 +78,8 @@ class Translation(Family):
         super().__init__(options)
         self.painted = options.target_channels or RGB
         inputs, outputs = len(options.channels), len(self.painted)
+        if inputs != outputs:
+            _without_own(options.objective, inputs, outputs)
         self.generator = make_generator(options.generator, inputs, outputs)
         self.back = make_generator(options.generator, outputs, inputs) if options.has("cycle") else None
         self.judge = self.judge_back = None
@@ -311,6 +314,16 @@ def make_generator(options: GeneratorOptions, inputs: int, outputs: int) -> gene
         spectral=options.spectral,
         downs=options.downs or 2,
     )
+
+
+def _without_own(objective: Sequence[Component], inputs: int, outputs: int) -> None:
+    """Raise `ValueError` for a term that shows the generator a picture of the kind that it paints."""
+    for component in objective:
+        if TERMS[component.name].contrast or component.name == "identity":
+            raise ValueError(
+                f"objective: {component.name} shows the generator a target, which has {counted(outputs, 'channel')} "
+                f"where the image has {inputs}. Leave it out: gan, l1 and gaussian_pyramid will do"
+            )
 
 
 def make_discriminator(options: DiscriminatorOptions, channels: int, beside: int) -> nn.Module:
