@@ -164,12 +164,15 @@ def test_options_that_cannot_be(options: dict[str, Any], words: str) -> None:
 # --- embeddings -------------------------------------------------------------------------------------------------------
 
 
-def test_a_grid_of_embeddings_is_that_of_its_cells() -> None:
+@pytest.mark.parametrize("side", [2, 5])
+def test_a_grid_of_embeddings_is_that_of_its_cells(side: int) -> None:
+    assert 4 < conditions.CELLS < 25  # seen together, and in two groups
     torch.manual_seed(0)
     encoder = build_encoder("mobilenetv3_small_050", weights="none").eval()
-    pictures = torch.rand(2, 3, 64, 96)
-    grid = conditions.embed(encoder, pictures, 4)
-    cells = [pictures[:, :, y : y + 32, x : x + 48] for y in (0, 32) for x in (0, 48)]
+    pictures = torch.rand(2, 3, 32 * side, 48 * side)
+    grid = conditions.embed(encoder, pictures, side**2)
+    corners = [(y * 32, x * 48) for y in range(side) for x in range(side)]
+    cells = [pictures[:, :, y : y + 32, x : x + 48] for y, x in corners]
     alone = torch.cat([conditions.embed(encoder, cell) for cell in cells], 1)
     torch.testing.assert_close(grid, alone)
 
