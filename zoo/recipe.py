@@ -60,8 +60,9 @@ class Loading(Schema):
     """Samples an epoch; none = one an image."""
     mpp: PositiveFloat | None = None
     """Resample every image of known spacing to this um per pixel; none = as it is."""
-    balance: Literal["none", "datasets", "classes", "foreground"] = "none"
-    """Which samples come more often: none | by dataset weight | rare classes | patches with something in them."""
+    balance: Literal["none", "datasets", "batches", "classes", "foreground"] = "none"
+    """Which samples come more often: none | by dataset weight, in an epoch (datasets) or in each batch (batches) | rare
+    classes | patches with something in them."""
     foreground: float = Field(default=0.5, ge=0, le=1)
     """Share of patches that must hold something, under `balance: foreground`."""
     patch_epochs: PositiveInt | None = None

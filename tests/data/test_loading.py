@@ -441,6 +441,17 @@ def test_patches_come_again_with_their_targets_under_new_light() -> None:
     assert order[0] != order[1] != order[2]
 
 
+def test_patches_that_come_again_keep_the_mixture_of_each_batch() -> None:
+    toys = [Toy(name="one", count=5), Toy(name="two", count=4)]
+    made = loader(toys, **AGAIN, balance="batches", weights=[2.0, 1.0])
+    shares = [[[draw.dataset for draw in batch] for batch in made.draws(e)] for e in (0, 2, 4)]
+    assert shares[0] == shares[1] == shares[2]
+    assert all(0 < sum(batch) < 3 for batch in shares[0])
+    pairs = [[(d.dataset, d.position) for batch in made.draws(e) for d in batch] for e in (0, 2, 4)]
+    assert set(pairs[0]) == set(pairs[1])
+    assert pairs[0] != pairs[1] != pairs[2]
+
+
 def test_patches_that_come_again_are_a_function_of_the_seed() -> None:
     one = loader(**AGAIN)
     everything = [digest(one.epoch(e)) for e in range(4)]

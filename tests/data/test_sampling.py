@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.data.sampling import FOREGROUND, Plan, contents, places, shares, stream
+from zoo.data.sampling import FOREGROUND, Plan, contents, mixture, places, shares, stream
 from zoo.types import Instances, Sample, Semantic
 
 
@@ -44,6 +44,31 @@ def test_datasets_by_weight() -> None:
     assert [d.dataset for d in draws] != sorted(d.dataset for d in draws)
     drawn = Counter(d.image for e in range(3) for d in plan.epoch(e) if d.dataset == 0)
     assert len(drawn) == 30  # three epochs of ten see all thirty
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=5).filter(sum))
+def test_a_mixture_holds_each_kind_in_its_share_everywhere(counts: list[int]) -> None:
+    found = np.array(mixture(counts))
+    assert np.bincount(found, minlength=len(counts)).tolist() == counts
+    for kind, count in enumerate(counts):
+        seen = np.cumsum(found == kind) - np.arange(1, len(found) + 1) * count / sum(counts)
+        assert np.abs(seen).max() < len(counts)  # at any place
+
+
+def test_equal_weights_mix_batches_as_published() -> None:
+    plan = Plan([5, 7, 9], 24, seed=3, balance="batches")
+    for epoch in range(2):  # position j of a batch of 12 comes from dataset j mod 3
+        assert [draw.dataset for draw in plan.epoch(epoch)] == [j % 3 for j in range(24)]
+    seen = [draw.image for epoch in range(5) for draw in plan.epoch(epoch) if draw.dataset == 0]
+    assert np.bincount(seen).tolist() == [8] * 5  # 40 draws: every image equally often
+
+
+def test_every_batch_has_every_dataset_by_weight() -> None:
+    plan = Plan([50, 7, 9], 320, seed=0, balance="batches", weights=[0.4, 0.35, 0.25])
+    draws = [draw.dataset for draw in plan.epoch(1)]
+    batches = [np.bincount(draws[i : i + 8], minlength=3) for i in range(0, 320, 8)]
+    assert np.abs(np.array(batches) - [3.2, 2.8, 2.0]).max() <= 1.3
+    assert np.sum(batches, 0).tolist() == [128, 112, 80]
 
 
 def test_classes_come_equally_often() -> None:

@@ -328,10 +328,11 @@ class Loader:
                 f"data.train.batch: {loading.batch} samples a step cannot be shared by {self.world} devices. "
                 "Expected at least one a device. Raise `batch`."
             )
-        if self.training and loading.balance != "datasets" and len({d.weight for d in loading.datasets}) > 1:
+        weighed = loading.balance in ("datasets", "batches")
+        if self.training and not weighed and len({d.weight for d in loading.datasets}) > 1:
             raise UserError(
                 f"data.train.balance: datasets have weights, but balance is {loading.balance}. "
-                "Weights count with `balance: datasets`. Set it, or remove the weights."
+                "Weights count with `balance: datasets` or `batches`. Set it, or remove the weights."
             )
 
     def __len__(self) -> int:
@@ -355,7 +356,12 @@ class Loader:
         if again is None:
             return self._planned().epoch(epoch)
         drawn = self._planned().epoch(epoch % again)
-        order = generator(self._seed, 6, epoch).permutation(len(drawn)) if epoch >= again else range(len(drawn))
+        order: Sequence[int] = range(len(drawn))
+        if epoch >= again:
+            order = generator(self._seed, 6, epoch).permutation(len(drawn)).tolist()
+        if self.loading.balance == "batches":  # each place stays with its dataset
+            rows = [iter([i for i in order if drawn[i].dataset == d]) for d in range(len(self._sizes))]
+            order = [next(rows[draw.dataset]) for draw in drawn]
         return [replace(drawn[i], use=epoch) for i in order]
 
     def _planned(self) -> Plan:

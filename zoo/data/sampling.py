@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from zoo.data.resample import present_ids
 from zoo.types import Instances, Sample, Semantic
 
-Balance = Literal["none", "datasets", "classes", "foreground"]
+Balance = Literal["none", "datasets", "batches", "classes", "foreground"]
 FOREGROUND = ("", 0)
 """The focus of a patch that must hold something, whatever it is."""
 
@@ -62,12 +62,28 @@ def shares(count: int, weights: Sequence[float]) -> list[int]:
     return [int(v) for v in found]
 
 
+def mixture(counts: Sequence[int]) -> list[int]:
+    """Return which of several kinds is at each place, kind k at `counts[k]` places, as evenly spread as can be.
+
+    Smooth weighted round-robin: of equal counts, place j is of kind j mod T, the mixed batch of Cerberus (Graham et
+    al. 2023); of others, every kind is within about one place of its share of any stretch.
+    """
+    total, credit = sum(counts), np.zeros(len(counts), int)
+    found = []
+    for _ in range(total):
+        credit += counts
+        kind = int(credit.argmax())
+        credit[kind] -= total
+        found.append(kind)
+    return found
+
+
 class Plan:
     """The order of samples of every epoch.
 
-    `sizes`: images of each dataset; `weights`: their shares under "datasets"; `contents`: under "classes", for each
-    image in order the (truth key, class) pairs that it contains; `foreground`: under "foreground", the share of patches
-    that must hold something.
+    `sizes`: images of each dataset; `weights`: their shares under "datasets", "batches"; `contents`: under "classes",
+    for each image in order the (truth key, class) pairs that it contains; `foreground`: under "foreground", the share
+    of patches that must hold something.
     """
 
     def __init__(
@@ -92,7 +108,7 @@ class Plan:
 
     def epoch(self, epoch: int) -> list[Draw]:
         """Return one draw a position."""
-        if self.balance == "datasets":
+        if self.balance in ("datasets", "batches"):
             pairs = self._by_dataset(epoch)
         elif self.balance == "classes" and self.holders:
             return self._by_class(epoch)
@@ -113,10 +129,12 @@ class Plan:
         return dataset, image - int(self.starts[dataset])
 
     def _by_dataset(self, epoch: int) -> list[tuple[int, int]]:
-        pairs: list[tuple[int, int]] = []
-        for dataset, count in enumerate(shares(self.samples, self.weights)):
-            images = stream(self.sizes[dataset], epoch * count, count, self.seed, key=1 + dataset)
-            pairs += [(dataset, image) for image in images]
+        counts = shares(self.samples, self.weights)
+        own = [stream(self.sizes[d], epoch * n, n, self.seed, key=1 + d) for d, n in enumerate(counts)]
+        if self.balance == "batches":
+            rows = [iter(images) for images in own]
+            return [(dataset, next(rows[dataset])) for dataset in mixture(counts)]
+        pairs = [(dataset, image) for dataset, images in enumerate(own) for image in images]
         order = generator(self.seed, 2, epoch).permutation(len(pairs))
         return [pairs[i] for i in order]
 
