@@ -348,6 +348,12 @@ def test_data_sample_and_init(zoo: Any, tmp_path: Path) -> None:
     assert "--force" in again.err
     checked = zoo("data", "check", out, "--json")
     assert json.loads(checked.out)["datasets"][0]["splits"]["all"]["images"] == 2
+    several = zoo("data", "check", tmp_path / "absent", out, "--json", "--between")
+    assert several.status == 1
+    assert "absent" in several.err
+    sound, absent = json.loads(several.out)["datasets"]  # one that cannot be read does not hide the others
+    assert sound["ok"] is True
+    assert absent == {"dataset": str(tmp_path / "absent"), "ok": False, "error": several.err.strip()}
     assert zoo("check", out).status == 0
 
 

@@ -13,12 +13,13 @@ zoo data gate orion-crc --out DIR   which nuclei are positive
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
 
 from zoo.cli.text import as_json, paragraph
-from zoo.errors import UserError, counted
+from zoo.errors import UserError, ZooError, counted
 
 ACTIONS = ("align", "check", "fetch", "gate", "init", "sample")
 
@@ -73,32 +74,39 @@ def _check(args: argparse.Namespace) -> int:
     from zoo.data.integrity import check_dataset, leakage, prints_of
 
     names, arguments = _arguments(args)
-    reports = []
+    reports, failed = {}, {}
     for name in names:
-        report = check_dataset(name, arguments=arguments, progress=_progress if sys.stderr.isatty() else None)
-        reports.append(report)
+        try:
+            report = check_dataset(name, arguments=arguments, progress=_progress if sys.stderr.isatty() else None)
+        except ZooError as error:
+            if len(names) == 1:
+                raise
+            failed[name] = str(error)
+            print(error, file=sys.stderr)  # the others are checked all the same
+            continue
+        reports[name] = report
         if not args.json:
             print("\n".join(report.lines()))
     shared = []
     if args.between:
         from zoo.data import open_dataset
 
-        prints = {name: prints_of(open_dataset(name, arguments=arguments)) for name in names}
-        for i, one in enumerate(names):
-            for other in names[i + 1 :]:
-                shared += leakage(prints[one], prints[other], (one, other))
+        prints = {name: prints_of(open_dataset(name, arguments=arguments)) for name in reports}
+        for one, other in itertools.combinations(reports, 2):
+            shared += leakage(prints[one], prints[other], (one, other))
     if args.json:
-        print(as_json({"datasets": [r.values() for r in reports], "between": [vars(f) for f in shared]}))
-    elif args.between:
+        told = [r.values() for r in reports.values()]
+        told += [{"dataset": name, "ok": False, "error": error} for name, error in failed.items()]
+        print(as_json({"datasets": told, "between": [vars(f) for f in shared]}))
+    elif args.between and len(reports) > 1:
         print("\n".join(map(str, shared)) or "between: nothing is shared")
-    return 0 if all(report.ok for report in reports) else 1
+    return 0 if not failed and all(report.ok for report in reports.values()) else 1
 
 
 def _fetch(args: argparse.Namespace) -> int:
     from zoo.cards import dataset_card
     from zoo.data.fetch import How, fetch
     from zoo.data.integrity import check_dataset
-    from zoo.errors import ZooError
     from zoo.fetch.http import Settings
 
     status = 0
