@@ -102,6 +102,10 @@ class Data(Schema):
     streams: dict[str, Loading] = Field(default_factory=dict)
     """Further streams of the same step, for data that cannot share a tensor."""
 
+    def all(self) -> list[tuple[tuple[str, ...], Loading]]:
+        """Return what is trained on, the main stream first, each with its key below `data`."""
+        return [(("train",), self.train), *((("streams", name), loading) for name, loading in self.streams.items())]
+
 
 class PlayerTrain(Schema):
     """What one player of a procedure does differently from the rest (a discriminator, say)."""

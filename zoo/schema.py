@@ -6,14 +6,15 @@ pydantic's errors into a `Problem` with file, line, dotted key and the nearest v
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from zoo.errors import Problem, Problems, suggest
 
@@ -24,7 +25,9 @@ S = TypeVar("S", bound="Schema")
 class Schema(BaseModel):
     """Base of everything that is read from YAML: unknown keys are errors, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class Component(Schema):
@@ -220,6 +223,8 @@ def _sentence(error: Mapping[str, Any], schema: type[BaseModel], key: Key) -> st
         message = message.removeprefix(prefix)
     message = message.replace("String should match pattern", "text that matches")
     message = message.replace("a valid tuple", "a list, as [a, b]")
+    message = message.replace("a valid dictionary or instance of Component", "a name, or {name, arguments}")
+    message = message.replace("a valid dictionary or instance of", "a mapping, as for")
     if kind == "literal_error":
         expected = str(error["ctx"]["expected"]).replace("'", "")
         close = suggest(str(received), expected.replace(" or ", ", ").split(", "))
@@ -261,12 +266,23 @@ def problems_of(
     for part in prefix:
         values = values.get(part, {}) if isinstance(values, Mapping) else values[int(part)]
     found: dict[tuple[Key, str], Problem] = {}
-    for item in error.errors(include_url=False):
+    items = error.errors(include_url=False)
+    wrong = [item["loc"] for item in items]
+    for item in items:
+        within = len(item["loc"])
+        if item["type"] == "too_short" and any(len(w) > within and w[:within] == item["loc"] for w in wrong):
+            continue  # a list that is too short because what stands in it is wrong
         key = _real_key(values, item["loc"])
         sentence = _sentence(item, schema, tuple(item["loc"]) if item["type"] == "extra_forbidden" else key)
         full = (*prefix, *key)
         found.setdefault((full, sentence), document.problem(full, sentence))
     return list(found.values())
+
+
+def first_of(error: ValidationError) -> str:
+    """Return the first of pydantic's errors about values that no file holds, as one sentence."""
+    item = error.errors(include_url=False)[0]
+    return _sentence(item, BaseModel, tuple(item["loc"]))
 
 
 def validate(schema: type[S], document: Document) -> S:
@@ -276,6 +292,53 @@ def validate(schema: type[S], document: Document) -> S:
     except ValidationError as error:
         found = problems_of(schema, error, document)
         raise Problems(sorted(found, key=lambda p: (p.file, p.line))) from None
+
+
+def hints_of(made: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types of a part's arguments, limits of their values included; none where they cannot be told."""
+    try:
+        return get_type_hints(vars(made).get("__init__", made) if isinstance(made, type) else made, include_extras=True)
+    except (NameError, TypeError):
+        return {}
+
+
+def wrong_arguments(made: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, str]:
+    """Return argument -> sentence for each value whose type, or size, is not what a part's signature says."""
+    hints, known = hints_of(made), inspect.signature(made).parameters
+    wrong = {name: wrong_type(value, hints.get(name, Any)) for name, value in arguments.items() if name in known}
+    return {name: f"{arguments[name]!r} will not do. Expected: {what}" for name, what in wrong.items() if what}
+
+
+def wrong_type(value: Any, hint: Any) -> str:
+    """Return what was expected where a value read from YAML does not have a type, else "".
+
+    Lists stand for tuples and whole numbers for floats; text never stands for a number, nor a truth value. Infinity and
+    not-a-number are no numbers: a run folder could not hold them.
+    """
+    if hint is Any:
+        return ""
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(
+            hint, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+        )
+        taken = adapter.validate_python(value)
+    except ValidationError as error:
+        return _expected([e for e in error.errors(include_url=False) if e["type"] != "is_instance_of"])
+    except Exception:
+        return ""  # a type that says nothing about plain values
+    coerced = isinstance(value, str | bool) and type(taken) is not type(value)
+    return f"a value of type {getattr(hint, '__name__', hint)}" if coerced else ""
+
+
+def _expected(errors: Sequence[Any]) -> str:
+    """Return what the first of pydantic's errors expected."""
+    kind = errors[0]["type"] if errors else "is_instance_of"
+    if kind in ("sequence_str", "is_instance_of", "tuple_type"):
+        return "a list"
+    if kind in ("missing", "too_long"):  # of a tuple, which stands for a list of so many values
+        return "another number of values"
+    message = str(errors[0]["msg"]).partition(", unable")[0]
+    return message.removeprefix("Input should be ").removeprefix("a ").removeprefix("an ")
 
 
 def describe(schema: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str, str]]:

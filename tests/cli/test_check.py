@@ -96,6 +96,72 @@ def test_overrides_are_checked_too(good: Path) -> None:
     assert str(problem).startswith("command line (train.optimizer.arguments.lr): train.optimizer.arguments.lr: 'fast'")
 
 
+@pytest.mark.parametrize(
+    ("changes", "where", "what"),
+    [
+        ("model.loss={name: dice, arguments: {smooth: abc}}", "model.loss", "loss dice: smooth: 'abc' will not do"),
+        ("model.loss={name: dice, arguments: {smooth: -1}}", "model.loss", "greater than or equal to 0"),
+        ("model.loss={name: dice, arguments: {absent: foo}}", "model.loss", "absent: 'foo' will not do"),
+        ("model.loss={name: dice, arguments: {reduction: none}}", "model.loss", "no number to learn from"),
+        ("model.loss={name: cross_entropy, arguments: {weights: heavy}}", "model.loss", "Expected: a list"),
+        ("model.loss={name: cross_entropy, arguments: {weights: [-1, 2]}}", "model.loss", "weights: [-1, 2] will not"),
+        ("model.loss={name: cross_entropy, arguments: {weights: [1, 2, 3]}}", "model", "3 class weights for 2 classes"),
+        ("model.loss={name: cross_entropy, arguments: {weights: [0, 0]}}", "model.loss", "all are 0"),
+        ("model.loss={name: cross_entropy, arguments: {smoothing: 2}}", "model.loss", "less than 1"),
+        ("model.loss={name: focal, arguments: {gamma: .inf}}", "model.loss", "finite number"),
+        ("model.loss={name: tversky, arguments: {gamma: 0}}", "model.loss", "greater than 0"),
+        ("model.loss={name: dice, weight: -1}", "model.loss", "weight: -1 will not do"),
+        ("model.loss={name: dice, weight: .nan}", "model.loss.weight", "finite number"),
+        ("model.class_weights=[0, 0]", "model", "class_weights: all are 0"),
+        ("model.ignore=1", "model", "ignore: 1 is the index of a class"),
+        ("model.merge={ignore: [epithelial]}", "model", "merge has no class beside the background"),
+        ("model.encoder=5", "model.encoder", "5 will not do. Expected: a name, or {name, arguments}"),
+        ("model.decoder={name: unet, arguments: {channels: abc}}", "model.decoder", "channels: 'abc' will not do"),
+        ("model.decoder={name: unet, arguments: {channels: [16, 8, -4]}}", "model.decoder", "greater than 0"),
+        ("model.decoder={name: unet, arguments: {channels: [16, 8, 4.5]}}", "model.decoder", "will not do"),
+        ("model.decoder={name: unet, arguments: {interpolation: cubic}}", "model.decoder", "bicubic"),
+        ("model.decoder={name: manet, arguments: {reduction: 0}}", "model.decoder", "greater than 0"),
+        ("model.decoder={name: linknet, arguments: {depth: 0}}", "model.decoder", "greater than or equal to 1"),
+        ("model.decoder={name: fpn, arguments: {channels: x}}", "model.decoder", "valid integer"),
+        ("model.decoder={name: fpn, arguments: {dropout: 2}}", "model.decoder", "less than 1"),
+        ("model.decoder={name: segformer, arguments: {channels: -1}}", "model.decoder", "greater than 0"),
+        (
+            "model.decoder={name: dpt, arguments: {reassembled: [8, 8]}}",
+            "model.decoder",
+            "reassembled: [8, 8] will not",
+        ),
+        ("model.decoder={name: deeplabv3plus, arguments: {rates: [0, 1, 2]}}", "model.decoder", "greater than 0"),
+        ("model.decoder={name: dpt, arguments: {channels: [8]}}", "model.decoder", "valid integer"),
+        ("model.decoder={name: unet, arguments: {channels: 5}}", "model.decoder", "Expected: a list"),
+        (f"model.encoder_weights={__file__}", "model.encoder_weights", "the file is of no known kind"),
+        ("data.train.samples=1", "data.train.batch", "2 samples a step, but an epoch has 1"),
+        ("data.train.datasets={name: phantom-nuclei, limit: 1}", "data.train.batch", "but an epoch has 1"),
+        ("data.train.datasets={name: phantom-nuclei, weight: 0}", "data.train.datasets.weight", "greater than 0"),
+        ("data.train.datasets=nothere", "data.train.datasets", 'no dataset "nothere"'),
+    ],
+)
+def test_what_would_fail_in_training_is_said_before(good: Path, changes: str, where: str, what: str) -> None:
+    (problem,) = check(good, [changes])
+    assert problem.where == where
+    assert what in problem.what
+
+
+def test_batch_norm_wants_more_than_one_value(good: Path) -> None:
+    small = ["data.train.batch=1", "data.train.size=[32, 32]"]
+    (problem,) = check(good, small)
+    assert problem.where == "data.train.size"
+    assert "leaves batch norm one value a channel" in problem.what
+    assert check(good, [*small, "model.norm=none"]) == []
+    assert check(good, ["data.train.batch=1"]) == []
+
+
+def test_weights_of_datasets_want_a_balance(good: Path) -> None:
+    changes = ["data.train.datasets=[phantom-nuclei, {name: phantom-nuclei, weight: 2}]"]
+    (problem,) = check(good, changes)
+    assert problem.where == "data.train.balance"
+    assert check(good, [*changes, "data.train.balance=datasets"]) == []
+
+
 def test_a_batch_is_shared_out_evenly(good: Path) -> None:
     (problem,) = check(good, ["data.train.batch=10"], devices=4)
     assert problem.where == "data.train.batch"

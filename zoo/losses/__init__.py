@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from zoo.errors import suggest
 from zoo.losses.common import Mode, Reduction, Weights
 from zoo.losses.overlap import dice, lovasz, tversky
 from zoo.losses.pixelwise import boundary_cross_entropy, cross_entropy, focal
-from zoo.schema import Component
+from zoo.schema import Component, wrong_arguments
 
 __all__ = [
     "Mode",
@@ -22,6 +23,7 @@ __all__ = [
     "arguments",
     "boundary_cross_entropy",
     "check",
+    "check_weights",
     "cross_entropy",
     "dice",
     "focal",
@@ -41,13 +43,27 @@ def arguments(name: str) -> list[str]:
 
 
 def check(component: Component) -> None:
-    """Raise `ValueError` with one sentence where a loss, or an argument of it, does not exist."""
+    """Raise `ValueError` with one sentence where a loss, or an argument of it, does not exist or cannot be."""
     if component.name not in registry.table("loss"):
         raise ValueError(registry.unknown("loss", component.name))
     known = arguments(component.name)
     for name in component.arguments:
         if name not in known:
             raise ValueError(f'loss {component.name} has no argument "{name}". {suggest(name, known)}'.strip())
+    for name, what in wrong_arguments(registry.get("loss", component.name), component.arguments).items():
+        raise ValueError(f"loss {component.name}: {name}: {what}")
+    if component.arguments.get("reduction") == "none":
+        raise ValueError(f"loss {component.name}: reduction: none gives no number to learn from. Write sample or batch")
+    check_weights(component.arguments.get("weights"), f"loss {component.name}: weights")
+    if not 0 <= component.weight < math.inf:
+        what = f"loss {component.name}: weight: {component.weight:g} will not do. Expected a number of 0 or more"
+        raise ValueError(what)
+
+
+def check_weights(weights: Sequence[float] | None, where: str) -> None:
+    """Raise `ValueError` for class weights that are all zero: nothing would be learnt."""
+    if weights is not None and not any(weights):
+        raise ValueError(f"{where}: all are 0, so that nothing counts. Write one above 0")
 
 
 def weighted_sum(

@@ -15,11 +15,12 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
 Mode = Literal["multiclass", "binary", "multilabel"]
 Reduction = Literal["sample", "batch", "none"]
-Weights = Tensor | Sequence[float] | None
+Weights = Tensor | Sequence[NonNegativeFloat] | None
 
 
 @dataclass(frozen=True)

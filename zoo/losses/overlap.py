@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from zoo.losses.common import Mode, Prepared, Reduction, Weights, class_weights, over_samples, prepare
@@ -55,7 +56,7 @@ def dice(
     weights: Weights = None,
     background: bool = True,
     absent: Absent = "count",
-    smooth: float = 1.0,
+    smooth: NonNegativeFloat = 1.0,
     squared: bool = False,
     valid: Tensor | None = None,
     has: Tensor | None = None,
@@ -81,13 +82,13 @@ def tversky(
     target: Tensor,
     *,
     mode: Mode = "multiclass",
-    alpha: float = 0.3,
-    beta: float = 0.7,
-    gamma: float = 1.0,
+    alpha: NonNegativeFloat = 0.3,
+    beta: NonNegativeFloat = 0.7,
+    gamma: PositiveFloat = 1.0,
     weights: Weights = None,
     background: bool = True,
     absent: Absent = "count",
-    smooth: float = 1.0,
+    smooth: NonNegativeFloat = 1.0,
     valid: Tensor | None = None,
     has: Tensor | None = None,
     ignore: int | None = None,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
 from zoo.losses.common import Mode, Prepared, Reduction, Weights, class_weights, pixel_mean, prepare
@@ -40,7 +43,7 @@ def cross_entropy(
     *,
     mode: Mode = "multiclass",
     weights: Weights = None,
-    smoothing: float = 0.0,
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     valid: Tensor | None = None,
     has: Tensor | None = None,
     ignore: int | None = None,
@@ -63,7 +66,7 @@ def focal(
     *,
     mode: Mode = "multiclass",
     weights: Weights = None,
-    gamma: float = 2.0,
+    gamma: NonNegativeFloat = 2.0,
     valid: Tensor | None = None,
     has: Tensor | None = None,
     ignore: int | None = None,

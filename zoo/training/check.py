@@ -21,9 +21,16 @@ from zoo.errors import Problem, Problems, UserError, suggest
 from zoo.families import build
 from zoo.families.base import Family
 from zoo.recipe import Data, Loading, Recipe, Train, apply_overrides, load_recipe, read_recipe, recipe_file
-from zoo.schema import Component, Document, problems_of, read_yaml, validate
+from zoo.schema import Component, Document, first_of, problems_of, read_yaml, validate
 from zoo.training import optim, setup
-from zoo.training.check_data import check_loading, check_needs, check_smallest, check_source, check_stride
+from zoo.training.check_data import (
+    check_loading,
+    check_needs,
+    check_single_values,
+    check_smallest,
+    check_source,
+    check_stride,
+)
 from zoo.training.check_parts import Key, Notes, check_arguments, check_component, check_encoders
 from zoo.training.context import unknown_player
 
@@ -150,14 +157,15 @@ def _check_recipe(notes: Notes, recipe: Recipe, here: bool, devices: int) -> Pla
     trained: list[tuple[Key, DatasetCard]] = []
     for key, data in _all_data(recipe):
         trained += _check_data(notes, data, key, stride, here, devices)
+    complete = len(trained) == sum(len(loading.datasets) for _, data in _all_data(recipe) for _, loading in data.all())
     for key, train in _all_trains(recipe):
         _check_train(notes, train, key)
         _check_early_stop(notes, train, key, recipe)
     _check_stain(notes, recipe)
     _check_stages(notes, recipe)
     _check_evaluate(notes, recipe)
-    if family is None or options is None:
-        return None
+    if family is None or options is None or not complete:
+        return None  # what would be said of cards that are not known is said already
     if not check_needs(notes, recipe.family, family.needs(options), trained, ("data", "train")):
         return None
     found = tuple(card for _, card in trained)
@@ -165,12 +173,15 @@ def _check_recipe(notes: Notes, recipe: Recipe, here: bool, devices: int) -> Pla
         notes.add(("data", "train"), what)
     try:
         resolved = family.resolve(options, found)
+    except ValidationError as error:
+        notes.add(("model",), first_of(error))
+        return None
     except (ValueError, UserError) as error:
         notes.add(("model",), f"{str(error).splitlines()[0]}")
         return None
     _check_channels(notes, resolved, trained)
     if len(notes.problems) == before:
-        _check_built(notes, recipe, family, resolved)
+        _check_built(notes, recipe, family, resolved, stride, devices)
     values = resolved.model_dump(mode="json", by_alias=True)
     return Plan(recipe.model_copy(update={"model": values}), family, resolved, found)
 
@@ -216,10 +227,9 @@ def _all_trains(recipe: Recipe) -> list[tuple[Key, Train]]:
 def _check_data(
     notes: Notes, data: Data, key: Key, stride: int | None, here: bool, devices: int
 ) -> list[tuple[Key, DatasetCard]]:
-    streams: list[tuple[Key, Loading]] = [((*key, "train"), data.train)]
-    streams += [((*key, "streams", name), loading) for name, loading in data.streams.items()]
     trained: list[tuple[Key, DatasetCard]] = []
-    for where, loading in streams:
+    for inside, loading in data.all():
+        where = (*key, *inside)
         found = check_loading(notes, loading, where, training=True, here=here, devices=devices)
         check_stride(notes, loading, where, stride)
         trained += found
@@ -272,7 +282,9 @@ def _check_early_stop(notes: Notes, train: Train, key: Key, recipe: Recipe) -> N
         notes.add((*key, "early_stop"), "nothing is validated, so that nothing can stop early. Add data.validate")
 
 
-def _check_built(notes: Notes, recipe: Recipe, family: type[Family], options: Any) -> None:
+def _check_built(
+    notes: Notes, recipe: Recipe, family: type[Family], options: Any, stride: int | None, devices: int
+) -> None:
     """Build the module without its memory, which tells what does not fit together and what can be monitored."""
     import torch
 
@@ -285,9 +297,14 @@ def _check_built(notes: Notes, recipe: Recipe, family: type[Family], options: An
         return
     except (NotImplementedError, RuntimeError):
         return  # a part that cannot be built without memory; the run itself will build it
+    except Exception as error:  # whatever a library says of arguments that will not do
+        notes.add(("model",), f"the model cannot be built ({str(error).strip() or type(error).__name__}). Change it")
+        return
     _check_moving(notes, recipe, module)
     for where, learnt in _all_data(recipe):
         check_smallest(notes, learnt, where, module.spec.smallest)
+        if any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in module.modules()):
+            check_single_values(notes, learnt, where, stride, devices)
     for key, data, train in _validations(recipe):
         known = _monitored(notes, module, data, (*key, "data", "validate"))
         known += _terms(recipe.model.get("loss"))

@@ -26,8 +26,9 @@ def check_loading(
     `here`: whether the data must be on this machine. `devices`: over how many a batch is shared out.
     """
     found: list[tuple[Key, DatasetCard]] = []
+    sizes: list[int] = []
     for place, source in _placed(notes, loading.datasets, (*key, "datasets")):
-        card = check_source(notes, source, place, training=training, here=here)
+        card = check_source(notes, source, place, training=training, here=here, sizes=sizes)
         if card is not None:
             found.append((place, card))
             _check_images(notes, loading, card, key)
@@ -37,9 +38,22 @@ def check_loading(
             f"{loading.batch} samples cannot be shared out evenly over {devices} devices. Write for example {fitting}"
         )
         notes.add((*key, "batch"), what)
+    if training:
+        _check_epoch(notes, loading, key, sum(sizes) if len(sizes) == len(loading.datasets) else None)
     _check_size(notes, loading, key, max((len(card.channels) for _, card in found), default=3))
     _check_augment(notes, loading, key)
     return found
+
+
+def _check_epoch(notes: Notes, loading: Loading, key: Key, images: int | None) -> None:
+    """Check that an epoch holds a batch (`images`: how many there are, None = not known), and what weights need."""
+    samples = loading.samples or images
+    if samples is not None and samples < loading.batch:
+        what = f"{loading.batch} samples a step, but an epoch has {samples}. Lower batch, or write more samples"
+        notes.add((*key, "batch"), what)
+    if loading.balance != "datasets" and len({d.weight for d in loading.datasets}) > 1:
+        what = f"datasets have weights, which count with balance: datasets, not {loading.balance}"
+        notes.add((*key, "balance"), f"{what}. Write that, or no weights")
 
 
 def _placed(notes: Notes, sources: Sequence[DataSource], key: Key) -> list[tuple[Key, DataSource]]:
@@ -48,8 +62,13 @@ def _placed(notes: Notes, sources: Sequence[DataSource], key: Key) -> list[tuple
     return [(key if single else (*key, i), source) for i, source in enumerate(sources)]
 
 
-def check_source(notes: Notes, source: DataSource, key: Key, *, training: bool, here: bool) -> DatasetCard | None:
-    """Check one dataset: its name, its card, and where its files are on this machine its split, fold and arguments."""
+def check_source(
+    notes: Notes, source: DataSource, key: Key, *, training: bool, here: bool, sizes: list[int] | None = None
+) -> DatasetCard | None:
+    """Check one dataset: its name, its card, and where its files are on this machine its split, fold and arguments.
+
+    `sizes` gets the number of its images where it can be opened.
+    """
     try:
         card = cards.dataset_card(source.name)
     except UserError as error:
@@ -76,11 +95,14 @@ def check_source(notes: Notes, source: DataSource, key: Key, *, training: bool, 
             what = f'dataset {card.name} has no split "{source.split}". It has {", ".join(known)}. '
             notes.add(key, what + suggest(source.split, known))
     else:
-        _open(notes, source, key, open_dataset, training)
+        count = _open(notes, source, key, open_dataset, training)
+        if sizes is not None and count:
+            sizes.append(count)
     return card
 
 
-def _open(notes: Notes, source: DataSource, key: Key, open_dataset: Any, training: bool) -> None:
+def _open(notes: Notes, source: DataSource, key: Key, open_dataset: Any, training: bool) -> int:
+    """Return how many images a dataset has, 0 where it cannot be opened."""
     try:
         dataset = open_dataset(
             source.name,
@@ -93,9 +115,10 @@ def _open(notes: Notes, source: DataSource, key: Key, open_dataset: Any, trainin
         )
     except UserError as error:
         notes.add_error(key, error)
-        return
+        return 0
     if len(dataset) == 0:
         notes.add(key, f"split {source.split} of {source.name} holds no image. Choose another split")
+    return len(dataset)
 
 
 def _check_images(notes: Notes, loading: Loading, card: DatasetCard, key: Key) -> None:
@@ -137,12 +160,20 @@ def check_stride(notes: Notes, loading: Loading, key: Key, stride: int | None) -
 
 def check_smallest(notes: Notes, data: Data, key: Key, smallest: int) -> None:
     """Check that no patch that is learnt from is smaller than what the model's parts need."""
-    loadings = {("train",): data.train} | {("streams", name): loading for name, loading in data.streams.items()}
-    for where, loading in loadings.items():
+    for where, loading in data.all():
         side = min(loading.size[-2:]) if loading.size is not None else smallest
         if side < smallest:
             what = f"a patch of {side} pixels is smaller than this model can learn from, {smallest}. "
             notes.add((*key, *where, "size"), f"{what}Write a larger size, or a model that halves less often")
+
+
+def check_single_values(notes: Notes, data: Data, key: Key, stride: int | None, devices: int) -> None:
+    """Check that batch norms see more than one value a channel: a patch as small as the stride, alone, gives one."""
+    for where, loading in data.all():
+        alone = loading.batch == devices
+        if stride and alone and loading.size is not None and max(loading.size) <= stride:
+            what = f"one patch of {max(loading.size)} pixels a step leaves batch norm one value a channel, too few. "
+            notes.add((*key, *where, "size"), f"{what}Write a larger size or batch")
 
 
 def _check_augment(notes: Notes, loading: Loading, key: Key) -> None:

@@ -6,13 +6,13 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel
 
 from zoo import registry
 from zoo.errors import Problem, Problems, UserError, suggest
-from zoo.schema import Component, Document
+from zoo.schema import Component, Document, wrong_arguments
 
 Key = tuple[str | int, ...]
 
@@ -75,39 +75,16 @@ def check_arguments(
     parameters = list(inspect.signature(made).parameters.values())[given:]
     named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    try:
-        hints = get_type_hints(vars(made).get("__init__", made) if isinstance(made, type) else made)
-    except (NameError, TypeError):
-        hints = {}
-    for argument, value in arguments.items():
-        if argument in named:
-            expected = wrong_type(value, hints.get(argument, Any))
-            if expected:
-                notes.add((*key, argument), f"{value!r} will not do. Expected: {expected}")
-        elif not open_ended:
+    wrong = wrong_arguments(made, arguments)
+    for argument in arguments:
+        if argument in wrong:
+            notes.add((*key, argument), wrong[argument])
+        elif argument not in named and not open_ended:
             takes = suggest(argument, named) or f"It takes {', '.join(named) or 'no arguments'}."
             notes.add((*key, argument), f'{name} has no argument "{argument}". {takes}')
     for argument, parameter in named.items():
         if parameter.default is parameter.empty and argument not in arguments:
             notes.add(key, f'{name} needs the argument "{argument}". Write it down')
-
-
-def wrong_type(value: Any, hint: Any) -> str:
-    """Return what was expected where a value read from YAML does not have a type, else "".
-
-    Lists stand for tuples and whole numbers for floats; text never stands for a number, nor a truth value.
-    """
-    if hint is Any:
-        return ""
-    try:
-        taken = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
-    except ValidationError as error:
-        message = str(error.errors(include_url=False)[0]["msg"])
-        return message.removeprefix("Input should be ").removeprefix("a ").removeprefix("an ")
-    except Exception:
-        return ""  # a type that says nothing about plain values
-    coerced = isinstance(value, str | bool) and type(taken) is not type(value)
-    return f"a value of type {getattr(hint, '__name__', hint)}" if coerced else ""
 
 
 def check_encoders(notes: Notes, options: BaseModel, key: Key) -> int | None:
@@ -142,8 +119,15 @@ def _encoders(options: BaseModel) -> Iterator[tuple[str, Component]]:
 def _check_encoder_weights(notes: Notes, info: Any, weights: str, key: Key) -> None:
     from zoo import paths
     from zoo.encoders import pretrained
+    from zoo.weights import readers
 
-    if weights == "none" or Path(weights).expanduser().is_file():
+    if Path(weights).expanduser().is_file():
+        try:
+            readers.format_of(Path(weights).expanduser())
+        except UserError as error:
+            notes.add_error(key, error)
+        return
+    if weights == "none":
         return
     if info.card:
         if weights not in ("published", info.card):

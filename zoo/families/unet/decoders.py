@@ -12,10 +12,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from zoo import registry
@@ -42,7 +43,10 @@ def _halves(depth: int) -> tuple[int, ...]:
     return tuple(2**i for i in range(1, depth + 1))
 
 
-Widths = Sequence[int]
+Widths = Sequence[PositiveInt]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Interpolation = Literal["nearest", "nearest-exact", "bilinear", "bicubic", "area"]
+FourWidths = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
 UNET_WIDTHS = (256, 128, 64, 32, 16)
 
 
@@ -60,7 +64,7 @@ def _without_idle(decoder: Any) -> Any:
     return decoder
 
 
-def _unet(load: Callable[[], Any], channels: Widths, attention: bool, interpolation: str) -> Plan:
+def _unet(load: Callable[[], Any], channels: Widths, attention: bool, interpolation: Interpolation) -> Plan:
     """Return the plan of a U-Net whose class `load` imports."""
     _check_unet(channels, attention)
 
@@ -77,7 +81,7 @@ def _unet(load: Callable[[], Any], channels: Widths, attention: bool, interpolat
     return Plan(_halves(len(channels)), build, channels[-1], 1, 3)
 
 
-def unet(*, channels: Widths = UNET_WIDTHS, attention: bool = False, interpolation: str = "nearest") -> Plan:
+def unet(*, channels: Widths = UNET_WIDTHS, attention: bool = False, interpolation: Interpolation = "nearest") -> Plan:
     """U-Net (Ronneberger et al. 2015). `channels`: widths from the coarsest block; their number is the depth."""
 
     def load() -> Any:
@@ -88,7 +92,9 @@ def unet(*, channels: Widths = UNET_WIDTHS, attention: bool = False, interpolati
     return _unet(load, channels, attention, interpolation)
 
 
-def unetplusplus(*, channels: Widths = UNET_WIDTHS, attention: bool = False, interpolation: str = "nearest") -> Plan:
+def unetplusplus(
+    *, channels: Widths = UNET_WIDTHS, attention: bool = False, interpolation: Interpolation = "nearest"
+) -> Plan:
     """U-Net++ with dense skips (Zhou et al. 2018). Arguments as for `unet`."""
 
     def load() -> Any:
@@ -99,7 +105,7 @@ def unetplusplus(*, channels: Widths = UNET_WIDTHS, attention: bool = False, int
     return _unet(load, channels, attention, interpolation)
 
 
-def manet(*, channels: Widths = UNET_WIDTHS, reduction: int = 16, pab_channels: int = 64) -> Plan:
+def manet(*, channels: Widths = UNET_WIDTHS, reduction: PositiveInt = 16, pab_channels: PositiveInt = 64) -> Plan:
     """MA-Net with position-wise and multi-scale attention (Fan et al. 2020)."""
 
     _check_unet(channels, False)
@@ -118,7 +124,7 @@ def manet(*, channels: Widths = UNET_WIDTHS, reduction: int = 16, pab_channels: 
     return Plan(_halves(len(channels)), build, channels[-1], 1, 3)
 
 
-def linknet(*, channels: int = 32, depth: int = 5) -> Plan:
+def linknet(*, channels: PositiveInt = 32, depth: Annotated[int, Field(ge=1, le=5)] = 5) -> Plan:
     """LinkNet, skips added and not stacked (Chaurasia and Culurciello 2017). `channels`: width of the last block."""
 
     def build(in_channels: int, levels: Widths) -> Any:
@@ -129,7 +135,7 @@ def linknet(*, channels: int = 32, depth: int = 5) -> Plan:
     return Plan(_halves(depth), build, channels, 1, 1)
 
 
-def fpn(*, pyramid_channels: int = 256, channels: int = 128, dropout: float = 0.2) -> Plan:
+def fpn(*, pyramid_channels: PositiveInt = 256, channels: PositiveInt = 128, dropout: Share = 0.2) -> Plan:
     """Feature pyramid (Lin et al. 2017, Kirillov et al. 2019). `channels`: a multiple of 32."""
 
     if channels % 32:
@@ -149,7 +155,7 @@ def fpn(*, pyramid_channels: int = 256, channels: int = 128, dropout: float = 0.
     return Plan((4, 8, 16, 32), build, channels, 4)
 
 
-def upernet(*, channels: int = 256) -> Plan:
+def upernet(*, channels: PositiveInt = 256) -> Plan:
     """UPerNet: pyramid pooling on the coarsest level over a feature pyramid (Xiao et al. 2018)."""
 
     def build(in_channels: int, levels: Widths) -> Any:
@@ -160,7 +166,7 @@ def upernet(*, channels: int = 256) -> Plan:
     return Plan((4, 8, 16, 32), build, channels, 4)
 
 
-def segformer(*, channels: int = 256) -> Plan:
+def segformer(*, channels: PositiveInt = 256) -> Plan:
     """SegFormer's head: levels projected, resized and fused (Xie et al. 2021)."""
 
     def build(in_channels: int, levels: Widths) -> Any:
@@ -171,7 +177,7 @@ def segformer(*, channels: int = 256) -> Plan:
     return Plan((4, 8, 16, 32), build, channels, 4)
 
 
-def dpt(*, channels: int = 256, reassembled: Widths = (256, 512, 1024, 1024)) -> Plan:
+def dpt(*, channels: PositiveInt = 256, reassembled: FourWidths = (256, 512, 1024, 1024)) -> Plan:
     """DPT's residual fusion (Ranftl et al. 2021); the pyramid does the reassembly of a plain transformer."""
 
     def build(_in_channels: int, levels: Widths) -> Any:
@@ -189,7 +195,7 @@ def dpt(*, channels: int = 256, reassembled: Widths = (256, 512, 1024, 1024)) ->
     return Plan((4, 8, 16, 32), build, channels, 2, 3)
 
 
-def pspnet(*, channels: int = 512, width: int = 128, dropout: float = 0.2, deepest: int = 32) -> Plan:
+def pspnet(*, channels: PositiveInt = 512, width: PositiveInt = 128, dropout: Share = 0.2, deepest: int = 32) -> Plan:
     """PSPNet: pyramid pooling over stride-8 features (Zhao et al. 2017). `width`: of the joint upsampling."""
 
     def build(_in_channels: int, levels: Widths) -> Any:
@@ -205,10 +211,10 @@ def pspnet(*, channels: int = 512, width: int = 128, dropout: float = 0.2, deepe
 
 def deeplabv3plus(
     *,
-    channels: int = 256,
-    width: int = 128,
-    rates: Widths | None = None,
-    dropout: float = 0.5,
+    channels: PositiveInt = 256,
+    width: PositiveInt = 128,
+    rates: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None,
+    dropout: Share = 0.5,
     deepest: int = 32,
 ) -> Plan:
     """DeepLabV3+: atrous pyramid, refined by the stride-4 level (Chen et al. 2018).

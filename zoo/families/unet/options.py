@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_
 from zoo import losses, registry
 from zoo.encoders import listing
 from zoo.families.base import Family
-from zoo.schema import Component, Schema
+from zoo.schema import Component, Schema, wrong_arguments
 
 
 class Objects(Schema):
@@ -106,6 +106,8 @@ class UNetOptions(Family.Options):
         try:
             if "deepest" in value.arguments:
                 raise TypeError('plan() got an unexpected keyword argument "deepest"')
+            for name, what in wrong_arguments(registry.get("decoder", value.name), value.arguments).items():
+                raise ValueError(f"decoder {value.name}: {name}: {what}")
             registry.get("decoder", value.name)(**value.arguments)
         except TypeError as error:
             raise ValueError(f"decoder {value.name}: {str(error).split('() ')[-1]}. See: zoo show unet") from None
@@ -113,6 +115,7 @@ class UNetOptions(Family.Options):
 
     @model_validator(mode="after")
     def _consistent(self) -> UNetOptions:
+        losses.check_weights(self.class_weights, "class_weights")
         boundary = self.instances is not None and self.instances.boundary != "none"
         if boundary and self.mode not in (None, "multiclass"):
             raise ValueError(f"a boundary class cannot go with mode {self.mode}. Use mode: multiclass")
@@ -133,9 +136,17 @@ class UNetOptions(Family.Options):
         elif self.mode == "binary" and len(classes) != 2:
             raise ValueError(f"a binary model has two classes, not {len(classes)}. Use mode: multiclass")
         outputs = self.outputs(classes)
-        expected = 2 if self.resolved_mode(classes) == "binary" else outputs
+        binary = self.resolved_mode(classes) == "binary"
+        expected = 2 if binary else outputs
         if self.class_weights is not None and len(self.class_weights) != expected:
             raise ValueError(f"{len(self.class_weights)} class weights for {expected} classes. Write one a class")
+        for component in self.loss:
+            own = component.arguments.get("weights")
+            if own is not None and len(own) != expected:
+                what = f"{len(own)} class weights for {expected} classes. Write one a class"
+                raise ValueError(f"loss {component.name}: weights: {what}")
+        if self.ignore < (2 if self.mode == "multilabel" else expected):
+            raise ValueError(f"ignore: {self.ignore} is the index of a class. Use a number that no class has, as 255")
 
     @property
     def weighs_borders(self) -> bool:

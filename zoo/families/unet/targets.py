@@ -86,6 +86,11 @@ def _classes(options: UNetOptions, cards: Sequence[DatasetCard], keys: Sequence[
         if any(len(found) != 1 for found in lists):
             _one(cards, lists, "classes")
         named = lists[0]
+    if not named:
+        where = "merge" if options.merge else f"dataset {cards[0].name}"
+        raise ValueError(
+            f"{where} has no class beside the background, so that nothing can be learnt. Name at least one"
+        )
     return named if options.mode == "multilabel" else (truths.BACKGROUND, *named)
 
 
