@@ -152,6 +152,8 @@ def test_batch_norm_wants_more_than_one_value(good: Path) -> None:
     assert problem.where == "data.train.size"
     assert "leaves batch norm one value a channel" in problem.what
     assert check(good, [*small, "model.norm=none"]) == []
+    (problem,) = check(good, ["data.train.size=[32, 32]", "model.norm=instance"])
+    assert "leaves instance norm one value a channel" in problem.what
     assert check(good, ["data.train.batch=1"]) == []
 
 

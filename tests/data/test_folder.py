@@ -342,17 +342,76 @@ def test_init_reads_um_per_pixel_and_split_folders(tmp_path: Path) -> None:
 def test_init_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         init_folder(tmp_path / "none")
-    with pytest.raises(UserError, match="holds no image that can be read"):
+    with pytest.raises(UserError, match="holds no image"):
         init_folder(tmp_path)
     (tmp_path / "a.png").write_bytes(b"broken")
-    with pytest.raises(UserError, match="1 unreadable"):
+    with pytest.raises(
+        UserError, match=r"none of 1 image can be read\. The first: .*a\.png: the image cannot be decoded"
+    ):
         init_folder(tmp_path)
     image(tmp_path / "b.png")
     report = init_folder(tmp_path)[1]
     assert "1 image, 0 with masks, 1 unreadable" in report[0]
     image(tmp_path / "b.bmp")
-    with pytest.raises(UserError, match='the id "b" stands for two images'):
+    with pytest.raises(UserError, match=r'the id "b" is also that of b\.(bmp|png)'):
         init_folder(tmp_path)
     (tmp_path / "b.bmp").unlink()
     with pytest.raises(UserError, match="um per pixel will not do"):
         init_folder(tmp_path, um=-1)
+    with pytest.raises(UserError, match=r"--masks mask: .* has no such folder"):
+        init_folder(tmp_path, masks="mask")
+    with pytest.raises(UserError, match="matches no image, as b"):
+        init_folder(tmp_path, group_pattern=r"slide(\d+)")
+    image(tmp_path / "slide7.png")
+    assert "groups: 1 by the given" in (said := "\n".join(init_folder(tmp_path, group_pattern=r"slide(\d+)")[1]))
+    assert "b and others (1 in all) do not match and stand alone" in said
+
+
+def test_init_says_why_masks_will_not_do(tmp_path: Path) -> None:
+    for number in range(3):
+        image(tmp_path / "images" / f"img_{number}.png", number)
+        mask(tmp_path / "masks" / f"mask_{number}.png", stripes(0, 1))
+    report = "\n".join(init_folder(tmp_path)[1])
+    assert "No file of masks/ (mask_0.png) has the name of an image (img_0)" in report
+    for number in range(3):
+        (tmp_path / "masks" / f"mask_{number}.png").unlink()
+        mask(tmp_path / "masks" / f"img_{number}.png", stripes(0))
+    with pytest.raises(UserError, match="every pixel of every mask is 0"):
+        init_folder(tmp_path)
+    for number in range(3):
+        Image.fromarray(np.dstack([stripes(0, 9)] * 2 + [stripes(8)])).save(tmp_path / "masks" / f"img_{number}.png")
+    with pytest.raises(UserError, match="Masks of colours have none: save the number of each colour's class"):
+        init_folder(tmp_path)
+
+
+def test_suffixes_in_capitals_and_names_of_other_tongues(tmp_path: Path) -> None:
+    folder = tmp_path / "Größe Übung"
+    for number in range(3):
+        image(folder / "Bilder" / "Müller 1" / f"Schnitt {number}.PNG", number)
+        mask(folder / "Masken" / "Müller 1" / f"Schnitt {number}.PNG", stripes(0, 1))
+    assert "3 images, 3 with masks" in made(folder)[0]
+    data = open_dataset(folder)
+    assert data.card.name == "grosse-ubung"
+    assert isinstance(data[2].truth["objects"], Semantic)
+
+
+def test_folders_of_images_and_masks_in_each_sub_folder(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for number in range(2):
+            image(tmp_path / "s" / split / "images" / f"{number}.png", number)
+            mask(tmp_path / "s" / split / "masks" / f"{number}.png", stripes(0, 1))
+    report = "\n".join(made(tmp_path / "s"))
+    assert "4 images, 4 with masks" in report
+    assert "splits: train, val, by sub-folder" in report
+    data = open_dataset(tmp_path / "s", split="val")
+    assert [e.id for e in data.index] == ["val/0", "val/1"]
+    assert isinstance(data[0].truth["objects"], Semantic)
+
+    for name in "abc":  # as the 2018 Data Science Bowl: a folder an image, a mask an object
+        image(tmp_path / "b" / name / "images" / f"{name}.png")
+        mask(tmp_path / "b" / name / "masks" / "x.png", stripes(0, 255))
+        mask(tmp_path / "b" / name / "masks" / "y.png", stripes(0, 0, 255))
+    assert "3 images, 3 with masks" in made(tmp_path / "b")[0]
+    found = open_dataset(tmp_path / "b")[1].truth["objects"]
+    assert isinstance(found, Instances)
+    assert found.map.max() == 2

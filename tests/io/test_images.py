@@ -146,6 +146,13 @@ def test_shapes_that_are_no_picture(array: np.ndarray) -> None:
         to_rgb8(array)
 
 
+@pytest.mark.parametrize("array", [np.zeros((4, 4), complex), np.zeros((0, 4), np.uint8), np.zeros((4, 4), "U3")])
+def test_arrays_that_are_no_picture_are_refused_when_opened(tmp_path: Path, array: np.ndarray) -> None:
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(DataError, match=r"a\.npy: .*(are no picture|has no pixel)"):
+        read_image(tmp_path / "a.npy")
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp", ".npy"])
 def test_truncated_empty_and_missing_files(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"t{suffix}"

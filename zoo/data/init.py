@@ -6,6 +6,7 @@ Everything that is guessed is said in the report, and stands in the card for the
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,14 +18,25 @@ import yaml
 
 from zoo.cards import CARD_NAME, DatasetCard
 from zoo.data.readers.base import Entry
-from zoo.data.readers.folder import SPLITS, FolderArguments, MaskSource, group_of, image_files, mask_of, stem_of
+from zoo.data.readers.folder import SPLITS, FolderArguments, MaskSource, found_images, group_of, mask_of
 from zoo.data.readers.polygons import read_shapes
 from zoo.data.splits import split_by_group
-from zoo.errors import DataError, UserError, counted
+from zoo.errors import DataError, UserError, counted, suggest
 from zoo.io.images import IMAGE_SUFFIXES, ImageFile, read_image, read_indices
 
-IMAGE_FOLDERS = ("images", "image", "imgs", "img", "raw", "tiles", "patches")
-MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "annotation", "gt", "groundtruth", "segmentation")
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "raw", "tiles", "patches", "bilder")
+MASK_FOLDERS = (
+    "masks",
+    "mask",
+    "labels",
+    "label",
+    "annotations",
+    "annotation",
+    "gt",
+    "groundtruth",
+    "segmentation",
+    "masken",
+)
 MASK_SUFFIXES = ("_mask", "_masks", "_anno", "_label", "_labels", "_gt", "_seg", "-mask", "-labels")
 GROUP_PATTERNS = (
     (r"^([^/]+)/", "the first sub-folder"),
@@ -81,6 +93,7 @@ def init_folder(
     base = Path(folder).expanduser()
     if not base.is_dir():
         raise UserError(f"{base}: there is no such folder.")
+    _check_folders(base, images=images, masks=masks)
     arguments = _layout(base, images, masks, truth, group_pattern)
     found = _look(base, arguments, truth)
     total = counted(len(found.ids), "image")
@@ -96,7 +109,7 @@ def init_folder(
         )
     elif not found.masks:
         arguments = arguments.model_copy(update={"masks": {}})
-        report.append("masks: none found, so the card carries no truth. Where there are some: --masks FOLDER")
+        report.append(_no_masks(base, source, found))
         same = paired(base) if images is None and masks is None else ()
         if same:
             pictures = " ".join(f"--pictures {where}" for where in same[1:])
@@ -130,6 +143,10 @@ def paired(base: Path) -> tuple[str, ...]:
 
 def _layout(base: Path, images: str | None, masks: str | None, truth: str, pattern: str | None) -> FolderArguments:
     """Return where images and masks lie, as far as names of folders and files tell."""
+    if images is None and masks is None and (nested := _nested(base)):
+        sources = {truth: {"folder": f"*/{nested[1]}"}}
+        told = {"images": f"*/{nested[0]}", "masks": sources, "group_pattern": pattern}
+        return FolderArguments.model_validate(told)
     here = {p.name.casefold(): p.name for p in base.iterdir() if p.is_dir()}
     images = images or next((here[n] for n in IMAGE_FOLDERS if n in here), ".")
     masks = masks or next((here[n] for n in MASK_FOLDERS if n in here), None)
@@ -147,13 +164,43 @@ def _layout(base: Path, images: str | None, masks: str | None, truth: str, patte
     return FolderArguments.model_validate({"images": images, "masks": sources, "group_pattern": pattern})
 
 
+def _check_folders(base: Path, **given: str | None) -> None:
+    for option, name in given.items():
+        if name is not None and not (base / name).is_dir():
+            near = suggest(name, sorted(p.name for p in base.iterdir() if p.is_dir()))
+            raise UserError(f"--{option} {name}: {base} has no such folder. {near}".rstrip())
+
+
+def _nested(base: Path) -> tuple[str, str] | None:
+    """Return the names of the folders of images and masks that every sub-folder has (train/images, train/masks)."""
+    inside = [p for p in base.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    shared = set.intersection(*({q.name for q in p.iterdir() if q.is_dir()} for p in inside)) if inside else set()
+    here = {name.casefold(): name for name in shared}
+    images, masks = (next((here[n] for n in names if n in here), None) for names in (IMAGE_FOLDERS, MASK_FOLDERS))
+    return (images, masks) if images and masks else None
+
+
+def _no_masks(base: Path, source: MaskSource | None, found: _Found) -> str:
+    """Return the sentence about a folder in which no image has a mask."""
+    said = "masks: none found, so the card carries no truth. "
+    if source is None or source.folder == ".":
+        return f"{said}Where there are some: --masks FOLDER"
+    files = sorted(p.name for p in base.glob(f"{source.folder}/*") if not p.name.startswith("."))
+    if not files:
+        return f"{said}Where there are some: --masks FOLDER"
+    return (
+        f"{said}No file of {source.folder}/ ({files[0]}) has the name of an image ({found.ids[0]}). Expected the same "
+        f"name, or one with {', '.join(MASK_SUFFIXES[:3])} ... behind it: rename the masks"
+    )
+
+
 def _look(base: Path, arguments: FolderArguments, truth: str) -> _Found:
     found = _Found()
     source = arguments.masks[truth]
     root = base / arguments.images
-    seen: set[str] = set()
+    seen: dict[str, Path] = {}
     inside_masks = (base / source.folder) if source.folder != arguments.images else None
-    for path in image_files(root, arguments):
+    for path, item in found_images(base, arguments):
         if inside_masks is not None and path.is_relative_to(inside_masks):
             continue
         try:
@@ -163,20 +210,21 @@ def _look(base: Path, arguments: FolderArguments, truth: str) -> _Found:
         except DataError as error:
             found.unreadable.append(str(error))
             continue
-        item = stem_of(path, root, arguments.suffix)
         if item in seen:
-            raise UserError(f'{path}: the id "{item}" stands for two images. Rename one of the two.')
-        seen.add(item)
+            raise UserError(f'{path}: the id "{item}" is also that of {seen[item].name}. Rename one of the two.')
+        seen[item] = path
         found.images.append(image)
         found.ids.append(item)
-        mask = mask_of(base / source.folder, item, source.suffix, path)
+        mask = mask_of(base, source, item, path)
         if mask is not None:
             found.masks[item] = mask
     if not found.ids:
-        unreadable = f" ({len(found.unreadable)} unreadable)" if found.unreadable else ""
+        if found.unreadable:
+            count = counted(len(found.unreadable), "image")
+            raise UserError(f"{root}: none of {count} can be read. The first: {found.unreadable[0]}")
         raise UserError(
-            f"{root}: the folder holds no image that can be read{unreadable}. Expected {', '.join(IMAGE_SUFFIXES)} "
-            "files in it, or in a sub-folder images/."
+            f"{root}: the folder holds no image. Expected {', '.join(IMAGE_SUFFIXES)} files in it, or in a sub-folder "
+            "images/."
         )
     return found
 
@@ -218,8 +266,10 @@ def _classes(seen: Counter[int]) -> _Masks:
     if len(stored) > 64:
         raise UserError(
             f"masks: {len(stored)} different values ({stored[0]} to {stored[-1]}) are too many for classes. Export "
-            "class or object numbers without compression loss (PNG, TIFF, NPY), or say kind=instances."
+            "class or object numbers without compression loss (PNG, TIFF, NPY); of objects, say --kind instances."
         )
+    if stored == [0]:
+        raise UserError("masks: every pixel of every mask is 0, so that there is nothing to learn. Export them again.")
     if stored[0] != 0:
         stored = [0, *stored]
     named = ["background", "foreground"] if len(stored) == 2 else ["background", *(f"class-{v}" for v in stored[1:])]
@@ -254,8 +304,14 @@ def _spread(files: Sequence[Path]) -> list[Path]:
 def grouping(ids: Sequence[str], given: str | None) -> tuple[str | None, str]:
     """Return a pattern and the sentence that says why: the first that makes groups of several images, and several."""
     if given is not None:
-        count = len({group_of(i, given) for i in ids})
-        return given, f"groups: {count} by the given pattern {given}"
+        found = [group_of(i, given) for i in ids]
+        without = [i for i, group in zip(ids, found, strict=True) if group is None]
+        if len(without) == len(ids):
+            raise UserError(
+                f"--group {given}: it matches no image, as {ids[0]}. Write one that finds the patient there."
+            )
+        alone = f"; {without[0]} and others ({len(without)} in all) do not match and stand alone" if without else ""
+        return given, f"groups: {len({*found} - {None})} by the given pattern {given}{alone}"
     flat = [i.split("/", 1)[1] if i.split("/")[0] in SPLITS and "/" in i else i for i in ids]
     inside = any(a != b for a, b in zip(ids, flat, strict=True))
     for pattern, meaning in GROUP_PATTERNS:
@@ -340,7 +396,9 @@ def _card(
 
 def slug_of(base: Path, name: str | None) -> str:
     """Return a dataset's name: that which is given, else the folder's, in the letters of names."""
-    return re.sub(r"[^a-z0-9._-]+", "-", (name or base.resolve().name).lower()).strip("-._") or "my-data"
+    plain = unicodedata.normalize("NFKD", (name or base.resolve().name).casefold())
+    letters = "".join(c for c in plain if not unicodedata.combining(c))
+    return re.sub(r"[^a-z0-9._-]+", "-", letters).strip("-._") or "my-data"
 
 
 def _where(source: MaskSource) -> str:

@@ -158,11 +158,12 @@ def read_image(path: Path | str) -> ImageFile:
     with _explained(path):
         if path.stat().st_size == 0:
             raise DataError(f"{path}: the file is empty. Copy it again.")
-        if suffix in TIFF_SUFFIXES:
-            return _open_tiff(path)
-        if suffix == ".npy":
-            return _open_npy(path)
-        return _open_pillow(path)
+        opened = (_open_tiff if suffix in TIFF_SUFFIXES else _open_npy if suffix == ".npy" else _open_pillow)(path)
+    if opened.dtype.kind not in "buif":
+        raise DataError(f"{path}: pixels of type {opened.dtype} are no picture. Expected integers or floats.")
+    if 0 in opened.shape:
+        raise DataError(f"{path}: the picture of shape {opened.shape} has no pixel. Export it again.")
+    return opened
 
 
 def read_array(path: Path | str) -> Array:
@@ -195,7 +196,10 @@ def read_indices(path: Path | str) -> Array:
     if array.ndim == 3 and (array == array[..., :1]).all():
         array = array[..., 0]
     if array.ndim != 2:
-        raise DataError(f"{path}: the label image has shape {array.shape}. Expected one number a pixel, (H, W).")
+        colours = " Masks of colours have none: save the number of each colour's class." if array.ndim == 3 else ""
+        raise DataError(
+            f"{path}: the label image has shape {array.shape}. Expected one number a pixel, (H, W).{colours}"
+        )
     return array
 
 
@@ -322,7 +326,7 @@ def _open_tiff(path: Path) -> ImageFile:
         if planes or "Y" not in shape or "X" not in shape or (shape.get("S", 1) > 1 and shape.get("C", 1) > 1):
             raise DataError(
                 f"{path}: the file holds a stack of shape {series.shape} (axes {axes}). Expected one picture, "
-                "(H, W) or (H, W, C)."
+                "(H, W) or (H, W, C). Save the pages as files of their own."
             )
         if shape["Y"] * shape["X"] > _PIXELS:
             raise DataError(f"{path}: {shape['Y']} x {shape['X']} pixels are more than can be read.")

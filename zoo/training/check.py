@@ -303,8 +303,7 @@ def _check_built(
     _check_moving(notes, recipe, module)
     for where, learnt in _all_data(recipe):
         check_smallest(notes, learnt, where, module.spec.smallest)
-        if any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in module.modules()):
-            check_single_values(notes, learnt, where, stride, devices)
+        check_single_values(notes, learnt, where, stride, devices, {type(part).__name__ for part in module.modules()})
     for key, data, train in _validations(recipe):
         known = _monitored(notes, module, data, (*key, "data", "validate"))
         known += _terms(recipe.model.get("loss"))

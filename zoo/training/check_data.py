@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 from zoo import cards
@@ -167,13 +167,19 @@ def check_smallest(notes: Notes, data: Data, key: Key, smallest: int) -> None:
             notes.add((*key, *where, "size"), f"{what}Write a larger size, or a model that halves less often")
 
 
-def check_single_values(notes: Notes, data: Data, key: Key, stride: int | None, devices: int) -> None:
-    """Check that batch norms see more than one value a channel: a patch as small as the stride, alone, gives one."""
+def check_single_values(
+    notes: Notes, data: Data, key: Key, stride: int | None, devices: int, parts: Container[str]
+) -> None:
+    """Check that norms see more than one value a channel: a patch as small as the stride gives one.
+
+    Batch norm mends that with a second patch, instance norm does not. `parts`: names of the classes of the model's.
+    """
     for where, loading in data.all():
-        alone = loading.batch == devices
-        if stride and alone and loading.size is not None and max(loading.size) <= stride:
-            what = f"one patch of {max(loading.size)} pixels a step leaves batch norm one value a channel, too few. "
-            notes.add((*key, *where, "size"), f"{what}Write a larger size or batch")
+        batch = loading.batch == devices and ("BatchNorm2d" in parts or "BatchNormAct2d" in parts)
+        norm = "instance norm" if "InstanceNorm2d" in parts else "batch norm" if batch else ""
+        if stride and norm and loading.size is not None and max(loading.size) <= stride:
+            what = f"a patch of {max(loading.size)} pixels leaves {norm} one value a channel, which is too few. "
+            notes.add((*key, *where, "size"), f"{what}Write a larger size{' or batch' if batch else ''}")
 
 
 def _check_augment(notes: Notes, loading: Loading, key: Key) -> None:

@@ -22,6 +22,7 @@ from zoo.types import Instances, Sample, Semantic, Truth
 
 SPLITS = ("train", "val", "valid", "validation", "test", "testA", "testB")
 RGB = ("red", "green", "blue")
+_EACH = "*/"
 _MASKS = (".png", ".tif", ".tiff", ".npy", ".bmp", ".geojson", ".json", ".gif")
 
 
@@ -29,7 +30,7 @@ class MaskSource(Schema):
     """Where the masks of one truth lie."""
 
     folder: str = "masks"
-    """Folder below the dataset's; "." = beside the images."""
+    """Folder below the dataset's; "." = beside the images; "*/masks" as for the images."""
     suffix: str = ""
     """What a mask's name has after the stem of its image, "_mask" say."""
     values: dict[int, str] = Field(default_factory=dict)
@@ -42,7 +43,8 @@ class FolderArguments(Schema):
     """What the reader is told."""
 
     images: str = "images"
-    """Folder of the images, below the dataset's; "." = the folder itself. Sub-folders are read too."""
+    """Folder of the images, below the dataset's; "." = the folder itself. Sub-folders are read too. "*/images" = the
+    folder of that name in each sub-folder (train/images, val/images; or one a patient), which begins the ids."""
     suffix: str = ""
     """What an image's name has after its stem, "_image" say."""
     masks: dict[str, MaskSource] = Field(default_factory=dict)
@@ -84,24 +86,24 @@ class FolderOfImages(FolderReader):
                         f'{self.card.name}: reader.arguments.masks.{key}.values: no class "{name}". '
                         f"{suggest(name, self.card.truths[key].classes)}"
                     )
-        base = self.folder / self.arguments.images
-        entries = [self._entry(path, base) for path in image_files(base, self.arguments)]
+        entries = [self._entry(path, item) for path, item in found_images(self.folder, self.arguments)]
         if not entries:
+            base = self.folder / self.arguments.images
             raise UserError(f"{self.card.name}: {base} holds no image. Expected {', '.join(IMAGE_SUFFIXES)} files.")
         for key, source in self.arguments.masks.items():
             if not any(key in entry.files for entry in entries):
-                example = f"{source.folder}/{entries[0].id}{source.suffix}.png"
+                where, inside = mask_folder(Path(), source.folder, entries[0].id)
+                example = (where / f"{inside}{source.suffix}.png").as_posix()
                 raise UserError(
                     f"{self.card.name}: reader.arguments.masks.{key}: none of the {len(entries)} images has a mask. "
                     f"Expected {example} (or {', '.join(_MASKS[1:])}, or a folder of that name). Mend the card."
                 )
         return entries
 
-    def _entry(self, path: Path, base: Path) -> Entry:
-        item = stem_of(path, base, self.arguments.suffix)
+    def _entry(self, path: Path, item: str) -> Entry:
         files = {"image": path}
         for key, source in self.arguments.masks.items():
-            mask = mask_of(self.folder / source.folder, item, source.suffix, path)
+            mask = mask_of(self.folder, source, item, path)
             if mask is not None:
                 files[key] = mask
         first = item.split("/")[0]
@@ -182,6 +184,24 @@ def merge_binary(files: Sequence[Path], shape: tuple[int, int], image: Path) -> 
     return merged
 
 
+def found_images(folder: Path, arguments: FolderArguments) -> list[tuple[Path, str]]:
+    """Return the images of a dataset in natural order, each with its id; masks that lie beside them are left out."""
+    found = []
+    for base, before in _roots(folder, arguments.images):
+        for path in image_files(base, arguments):
+            inside = path.relative_to(base)
+            found.append((path, before + (inside.parent / inside.stem.removesuffix(arguments.suffix)).as_posix()))
+    return found
+
+
+def _roots(folder: Path, images: str) -> list[tuple[Path, str]]:
+    """Return the folders of images, each with what begins the ids of its images."""
+    if not images.startswith(_EACH):
+        return [(folder / images, "")]
+    names = sorted((p.name for p in folder.iterdir() if p.is_dir()), key=natural) if folder.is_dir() else []
+    return [(folder / name / images.removeprefix(_EACH), f"{name}/") for name in names]
+
+
 def image_files(base: Path, arguments: FolderArguments) -> list[Path]:
     """Return the images below `base` in natural order; masks that lie beside them are left out."""
     if not base.is_dir():
@@ -198,22 +218,26 @@ def image_files(base: Path, arguments: FolderArguments) -> list[Path]:
     return sorted(found, key=lambda p: natural(p.relative_to(base).as_posix()))
 
 
-def stem_of(path: Path, base: Path, suffix: str) -> str:
-    """Return the id of an image: its path below `base` without suffixes."""
-    inside = path.relative_to(base)
-    return (inside.parent / inside.stem.removesuffix(suffix)).as_posix()
+def mask_folder(folder: Path, masks: str, item: str) -> tuple[Path, str]:
+    """Return the folder in which the mask of an image lies, and the image's id below it."""
+    if not masks.startswith(_EACH):
+        return folder / masks, item
+    first, _, rest = item.partition("/")
+    return folder / first / masks.removeprefix(_EACH), rest
 
 
-def mask_of(folder: Path, item: str, suffix: str, image: Path) -> Path | None:
+def mask_of(folder: Path, source: MaskSource, item: str, image: Path) -> Path | None:
     """Return the mask file, or the folder of binary masks, of an image; None where there is none."""
-    inside = Path(item)
-    where = folder / inside.parent
+    below, inside = mask_folder(folder, source.folder, item)
+    stem = below / (inside + source.suffix)
     for end in (*_MASKS, ".jpg", ".jpeg"):
-        file = where / (inside.name + suffix + end)
-        if file.is_file() and file != image:
-            return file
-    many = where / (inside.name + suffix)
-    return many if many.is_dir() else None
+        for file in (stem.with_name(stem.name + end), stem.with_name(stem.name + end.upper())):
+            if file.is_file() and file != image:
+                return file
+    if stem.is_dir():
+        return stem
+    alone = source.folder.startswith(_EACH) and below.is_dir() and len(list(image.parent.iterdir())) == 1
+    return below if alone else None  # IMAGE/images/IMAGE.png, and all of IMAGE/masks are its objects
 
 
 def group_of(item: str, pattern: str | None) -> str | None:
