@@ -324,7 +324,7 @@ def normaliser(
     "custom" and only for it. Raises `UserError`.
     """
     if method not in METHODS:
-        raise UserError(f'stain: no method "{method}". {suggest(method, METHODS)}')
+        raise UserError(f'stain: no method "{method}". {suggest(method, METHODS, "zoo stain --help")}')
     given = None
     if method == "custom":
         given = _matrix(matrix)

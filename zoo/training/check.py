@@ -7,6 +7,7 @@ one, `check_file` tells recipes, dataset cards and weights cards apart by what t
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from zoo.training.check_data import (
     check_smallest,
     check_source,
     check_stride,
+    placed,
 )
 from zoo.training.check_parts import Key, Notes, check_arguments, check_component, check_encoders
 from zoo.training.context import unknown_player
@@ -266,10 +268,18 @@ def _check_train(notes: Notes, train: Train, key: Key) -> None:
 
 
 def _optimizer(notes: Notes, component: Component, key: Key) -> None:
-    check_component(notes, "optimizer", component, key, given=1)
+    check_component(notes, "optimizer", component, key, given=1, make=_optimize_one)
     lr = component.arguments.get("lr")
-    if isinstance(lr, int | float) and not isinstance(lr, bool) and not 0 < lr < 1e3:
-        notes.add((*key, "arguments", "lr"), f"a learning rate of {lr:g} will not do. Expected a number above 0")
+    if isinstance(lr, int | float) and not isinstance(lr, bool) and math.isfinite(lr) and not 0 < lr < 1e3:
+        what = f"a learning rate of {lr:g} will not do. Expected a number above 0, and below 1000"
+        notes.add((*key, "arguments", "lr"), what)
+
+
+def _optimize_one(component: Component) -> None:
+    import torch
+
+    if component.arguments.get("lr", 1) > 0:
+        optim.make("optimizer", component, [{"params": [torch.nn.Parameter(torch.zeros(1))]}])
 
 
 def _schedule(component: Component) -> None:
@@ -301,6 +311,7 @@ def _check_built(
         notes.add(("model",), f"the model cannot be built ({str(error).strip() or type(error).__name__}). Change it")
         return
     _check_moving(notes, recipe, module)
+    _check_targets(notes, recipe, family, options)
     for where, learnt in _all_data(recipe):
         check_smallest(notes, learnt, where, module.spec.smallest)
         check_single_values(notes, learnt, where, stride, devices, {type(part).__name__ for part in module.modules()})
@@ -312,6 +323,16 @@ def _check_built(
             hint = suggest(train.monitor, known) or f"It gives {', '.join(known)}"
             what = f'validation gives no "{train.monitor}". {hint}'
             notes.add((*key, "train", "monitor"), what)
+
+
+def _check_targets(notes: Notes, recipe: Recipe, family: type[Family], options: Any) -> None:
+    """Try whether what is validated on has the truths and classes that the loss needs."""
+    for key, loading, _ in _validations(recipe):
+        for place, source in placed(notes, loading.datasets, (*key, "data", "validate", "datasets")):
+            try:
+                family.targets(options, cards.dataset_card(source.name))
+            except (ValueError, UserError) as error:
+                notes.add(place, str(error).strip().splitlines()[0])
 
 
 def _check_moving(notes: Notes, recipe: Recipe, module: Family) -> None:

@@ -27,7 +27,7 @@ def check_loading(
     """
     found: list[tuple[Key, DatasetCard]] = []
     sizes: list[int] = []
-    for place, source in _placed(notes, loading.datasets, (*key, "datasets")):
+    for place, source in placed(notes, loading.datasets, (*key, "datasets")):
         card = check_source(notes, source, place, training=training, here=here, sizes=sizes)
         if card is not None:
             found.append((place, card))
@@ -51,12 +51,12 @@ def _check_epoch(notes: Notes, loading: Loading, key: Key, images: int | None) -
     if samples is not None and samples < loading.batch:
         what = f"{loading.batch} samples a step, but an epoch has {samples}. Lower batch, or write more samples"
         notes.add((*key, "batch"), what)
-    if loading.balance != "datasets" and len({d.weight for d in loading.datasets}) > 1:
-        what = f"datasets have weights, which count with balance: datasets, not {loading.balance}"
+    if loading.balance not in ("datasets", "batches") and len({d.weight for d in loading.datasets}) > 1:
+        what = f"datasets have weights, which count with balance: datasets or batches, not {loading.balance}"
         notes.add((*key, "balance"), f"{what}. Write that, or no weights")
 
 
-def _placed(notes: Notes, sources: Sequence[DataSource], key: Key) -> list[tuple[Key, DataSource]]:
+def placed(notes: Notes, sources: Sequence[DataSource], key: Key) -> list[tuple[Key, DataSource]]:
     """Return each source with its key; one that stands alone in the file has no number."""
     single = len(sources) == 1 and (*key, 0) not in notes.document.places
     return [(key if single else (*key, i), source) for i, source in enumerate(sources)]

@@ -26,6 +26,7 @@ class Notes:
 
     def add(self, key: Sequence[str | int], what: str) -> None:
         """Note one mistake."""
+        what = what.strip()
         finished = what.endswith((".", "?")) or "See: " in what.rpartition(". ")[2] + what.rpartition("? ")[2]
         problem = self.document.problem(key, what if finished else f"{what}.")
         if problem not in self.problems:

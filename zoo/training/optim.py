@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
 
 from zoo import registry
@@ -20,15 +21,16 @@ from zoo.families.base import Player
 from zoo.schema import Component
 
 Groups = list[dict[str, Any]]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 def adamw(
     groups: Groups,
     *,
     lr: float = 1e-3,
-    weight_decay: float = 1e-2,
-    betas: Sequence[float] = (0.9, 0.999),
-    eps: float = 1e-8,
+    weight_decay: NonNegativeFloat = 1e-2,
+    betas: tuple[Share, Share] = (0.9, 0.999),
+    eps: NonNegativeFloat = 1e-8,
 ) -> torch.optim.Optimizer:
     """Return AdamW (Loshchilov and Hutter 2019, algorithm 2)."""
     return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, betas=(betas[0], betas[1]), eps=eps)
@@ -38,18 +40,25 @@ def adam(
     groups: Groups,
     *,
     lr: float = 1e-3,
-    weight_decay: float = 0.0,
-    betas: Sequence[float] = (0.9, 0.999),
-    eps: float = 1e-8,
+    weight_decay: NonNegativeFloat = 0.0,
+    betas: tuple[Share, Share] = (0.9, 0.999),
+    eps: NonNegativeFloat = 1e-8,
 ) -> torch.optim.Optimizer:
     """Return Adam (Kingma and Ba 2015, algorithm 1); weight decay is added to the gradient."""
     return torch.optim.Adam(groups, lr=lr, weight_decay=weight_decay, betas=(betas[0], betas[1]), eps=eps)
 
 
 def sgd(
-    groups: Groups, *, lr: float = 1e-2, momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = False
+    groups: Groups,
+    *,
+    lr: float = 1e-2,
+    momentum: Share = 0.9,
+    weight_decay: NonNegativeFloat = 0.0,
+    nesterov: bool = False,
 ) -> torch.optim.Optimizer:
     """Return stochastic gradient descent with momentum."""
+    if nesterov and not momentum:
+        raise ValueError("nesterov wants momentum. Expected a momentum above 0")
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
 
 
@@ -86,7 +95,7 @@ class Constant:
 class Cosine(Constant):
     """Half a cosine from 1 to `end` (Loshchilov and Hutter 2017, equation 5, without restarts)."""
 
-    def __init__(self, warmup: float = 0.0, end: float = 0.0) -> None:
+    def __init__(self, warmup: float = 0.0, end: Share = 0.0) -> None:
         super().__init__(warmup)
         self.end = end
 
@@ -97,7 +106,7 @@ class Cosine(Constant):
 class Poly(Constant):
     """`(1 - share) ** power` (Chen et al. 2017, section 3.3)."""
 
-    def __init__(self, warmup: float = 0.0, power: float = 0.9) -> None:
+    def __init__(self, warmup: float = 0.0, power: PositiveFloat = 0.9) -> None:
         super().__init__(warmup)
         self.power = power
 
@@ -142,7 +151,7 @@ class WarmHold(Constant):
 class Plateau(Constant):
     """Multiply by `reduce` after `patience` validations without a better monitored value, down to `end`."""
 
-    def __init__(self, warmup: float = 0.0, reduce: float = 0.1, patience: int = 10, end: float = 1e-3) -> None:
+    def __init__(self, warmup: float = 0.0, reduce: float = 0.1, patience: PositiveInt = 10, end: Share = 1e-3) -> None:
         super().__init__(warmup)
         if not 0 < reduce < 1:
             raise ValueError(f"reduce = {reduce} does not make the rate smaller. Expected 0 < reduce < 1")

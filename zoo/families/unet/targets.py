@@ -30,7 +30,7 @@ def truth_key(options: UNetOptions, card: DatasetCard) -> str:
     if options.truth is not None:
         if options.truth in fitting:
             return options.truth
-        have = ", ".join(f"{key} ({truth.kind})" for key, truth in card.truths.items())
+        have = ", ".join(f"{key} ({truth.kind})" for key, truth in card.truths.items()) or "no truth"
         raise ValueError(
             f'dataset {card.name} has no {expected} truth "{options.truth}". It has {have}. Set model.truth'
         )
@@ -159,4 +159,5 @@ class SemanticTargets:
 def make(options: UNetOptions, card: DatasetCard) -> SemanticTargets:
     """Return the target maker of one dataset. Raises `ValueError` where options and card do not fit."""
     key = truth_key(options, card)
+    _check(options, card, card.truths[key])
     return SemanticTargets(options, card.name, key, _names(card.truths[key]))
