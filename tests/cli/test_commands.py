@@ -17,6 +17,7 @@ import pytest
 
 from zoo.cli import catalogue, main
 from zoo.cli.text import shorten, table
+from zoo.recipe import recipe_file
 
 COMMANDS = sorted(main.COMMANDS)
 
@@ -259,6 +260,8 @@ def test_a_broken_recipe_does_not_hide_the_others(zoo: Any, tmp_path: Path, monk
         ("cosine", ["schedule cosine", "warmup"]),
         ("recipe", ["train.optimizer", "data.train.batch", "Samples a step"]),
         ("weights-card", ["trained_on", "source.sha256"]),
+        ("folder", ["reader folder", "group_pattern", "masks"]),
+        ("nuclei-unet-mobile", ["recipe nuclei-unet-mobile", "# Expected: Dice"]),
     ],
 )
 def test_show(zoo: Any, name: str, words: list[str]) -> None:
@@ -266,6 +269,8 @@ def test_show(zoo: Any, name: str, words: list[str]) -> None:
     assert done.status == 0
     for word in words:
         assert word in done.out
+    if name in ("quickstart", "folder"):
+        assert max(map(len, done.out.splitlines()[2:])) <= 80
     if name == "glas":
         assert max(len(line) for line in done.out.splitlines() if "/" not in line) <= 80
         assert not any(nothing in done.out for nothing in ("{}", "[]", "null"))
@@ -288,6 +293,11 @@ def test_every_pooled_metric_has_a_page_of_its_own(zoo: Any) -> None:
     for name, about in METRICS.items():
         if about.pooled:
             assert about.summary.split(",")[0] in " ".join(zoo("show", name).out.split()), name
+
+
+def test_show_of_a_run_folder_is_its_recipe(zoo: Any, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(recipe_file("quickstart").read_text())
+    assert zoo("show", tmp_path).out.startswith("recipe quickstart:")
 
 
 def test_show_of_a_family_documents_every_option(zoo: Any) -> None:

@@ -55,6 +55,23 @@ def recipe(dataset: Path, output: Path) -> Recipe:
     )
 
 
+def test_what_is_validated_on_and_trained_on_too_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data = folder(tmp_path / "data", "semantic", 0)
+    values = recipe(data, tmp_path / "run").values()
+    values["data"]["train"]["datasets"][0]["limit"] = 12
+    values["data"]["validate"] = {"datasets": [{"name": str(data), "split": "all"}], "batch": 4, "workers": 0}
+    train(Recipe.model_validate(values))
+    said = capfd.readouterr().err
+    assert (
+        "beware: 12 of 20 images to validate on (00, 01, 02 ...), or their patients or slides, are trained on" in said
+    )
+
+    values["data"]["train"]["datasets"][0] |= {"limit": None, "fold": 0}
+    values["data"]["validate"]["datasets"][0]["fold"] = 0
+    train(Recipe.model_validate(values | {"output": str(tmp_path / "other")}))
+    assert "beware" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["semantic", "instances"])
 def test_empty_truths_are_refused(tmp_path: Path, kind: str) -> None:
     data = folder(tmp_path / "data", kind, None)

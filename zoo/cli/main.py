@@ -80,7 +80,7 @@ class Help(argparse.RawDescriptionHelpFormatter):
 def choose(program: str, commands: Mapping[str, tuple[str, str]], word: str) -> Any:
     """Return the module of a command word, imported. Raises `UserError` with the nearest words."""
     if word not in commands:
-        raise UserError(f'{program}: no command "{word}". {suggest(word, commands)} See: {program} --help')
+        raise UserError(f'{program}: no command "{word}". {suggest(word, commands, f"{program} --help")}')
     return import_module(commands[word][0])
 
 

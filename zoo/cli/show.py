@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.cli.text import as_json, paragraph, table, wrapped
+from zoo.cli.text import WIDTH, as_json, paragraph, table, wrapped
 from zoo.errors import UserError, counted, suggest
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print everything of that name; a name may stand for several things (the family and the decoder unet)."""
     pages = {kind: show for kind in PAGES if (show := PAGES[kind](args.name)) is not None}
+    if len(pages) > 1:
+        pages.pop("reader", None)  # of a dataset's own name: its card says more
     if not pages:
         raise UserError(f'zoo show: nothing is named "{args.name}". {suggest(args.name, _all_names(), "zoo list")}')
     if args.markdown:
@@ -60,9 +62,18 @@ def _all_names() -> list[str]:
     from zoo.registry import names
     from zoo.weights.store import card_files
 
-    kinds = ("family", "decoder", "loss", "metric", "optimizer", "schedule", "augmentation")
+    kinds = ("family", "decoder", "loss", "metric", "optimizer", "schedule", "augmentation", "reader")
     plain = [n for kind in kinds for n in names(kind)]
-    return [*recipe_files(), *dataset_files(), *card_files(), *plain, "recipe", *listing.names()]
+    return [
+        *recipe_files(),
+        *dataset_files(),
+        *card_files(),
+        *plain,
+        "recipe",
+        "dataset-card",
+        "weights-card",
+        *listing.names(),
+    ]
 
 
 def _fields(rows: list[tuple[str, str, str, str]]) -> str:
@@ -96,14 +107,36 @@ def _recipe(name: str) -> Page | None:
 
     from zoo.recipe import dump_yaml, load_recipe, recipe_file, recipe_files
 
-    if name not in recipe_files() and Path(name).suffix != ".yaml":
+    run = (Path(name).expanduser() / "recipe.yaml").is_file()
+    if name not in recipe_files() and Path(name).suffix != ".yaml" and not run:
         return None
     file = recipe_file(name)
     recipe = load_recipe(file)
-    header = [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    header = [_comment(line) for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     values = {k: v for k, v in recipe.values().items() if v not in (None, {}, [], ())}
     text = paragraph(f"recipe {recipe.name}: {recipe.summary}") + f"\n{file}\n\n"
-    return {"kind": "recipe", **recipe.values()}, text + "\n".join([*header, dump_yaml(values).rstrip()])
+    return {"kind": "recipe", **recipe.values()}, text + "\n".join([*header, dump_yaml(values, width=60).rstrip()])
+
+
+def _comment(line: str) -> str:
+    """Return a line of a recipe's header in 80 columns; what goes on stands below the first word."""
+    if len(line) <= WIDTH:
+        return line
+    words = line.removeprefix("#").lstrip().partition(": ")[2].lstrip()
+    start = line.index(words) if words else len(line) - len(line.removeprefix("#").lstrip())
+    return paragraph(line[start:], "#".ljust(start), line[:start])
+
+
+def _reader(name: str) -> Page | None:
+    from zoo import registry
+    from zoo.schema import describe
+
+    if name not in registry.table("reader"):
+        return None
+    found = registry.get("reader", name)
+    rows = describe(found.Arguments)
+    head = f"reader {name}\n\n{wrapped(found.__doc__ or '')}\n\nWhat a card may say under `reader.arguments:`\n"
+    return {"kind": "reader", "name": name, "fields": _as_values(rows)}, head + _fields(rows)
 
 
 def _family(name: str) -> Page | None:
@@ -179,7 +212,7 @@ def _dataset(name: str) -> Page | None:
     from zoo.cards import dataset_card, dataset_card_file, dataset_files
 
     folder = Path(name).expanduser()
-    if name not in dataset_files() and (not folder.is_dir() or _pushed(folder)):
+    if name not in dataset_files() and (not folder.is_dir() or _pushed(folder) or (folder / "recipe.yaml").is_file()):
         return None
     return _card("dataset", dataset_card(name).model_dump(mode="json"), dataset_card_file(name))
 
@@ -268,6 +301,7 @@ PAGES: dict[str, Callable[[str], Page | None]] = {
     "family": _family,
     "encoder": _encoder,
     "dataset": _dataset,
+    "reader": _reader,
     "weights": _weights,
     **{k: _component(k) for k in ("decoder", "loss", "metric", "optimizer", "schedule", "augmentation")},
 }

@@ -13,7 +13,7 @@ import torch
 from zoo.cards import DatasetCard, Trained
 from zoo.data.loading import Loader, open_source
 from zoo.data.stains import Prepared
-from zoo.errors import DataError, UserError
+from zoo.errors import DataError, UserError, counted
 from zoo.families.base import Family
 from zoo.recipe import Data, DataSource, Loading
 from zoo.training.context import step_seed
@@ -64,6 +64,26 @@ def seen(found: Sequence[DataSource], training: bool) -> list[dict[str, Any]]:
         )
         for (name, split), (groups, images) in sorted(merged.items())
     ]
+
+
+def seen_twice(data: Data) -> str:
+    """Return a sentence about images that are both trained and validated on, or whose group is; "" without any."""
+    if data.validate_ is None:
+        return ""
+    trained = seen(sources(data), True)
+    found, count = [], 0
+    for source in data.validate_.datasets:
+        dataset = open_source(source, False)
+        own = [record for record in trained if record["dataset"] == dataset.card.name]
+        images = {i for record in own for i in record["images"]}
+        groups = {g for record in own for g in record["groups"]}
+        count += len(dataset)
+        found += [e.id for e in dataset.index if e.id in images or e.group in groups]
+    if not found:
+        return ""
+    shown = ", ".join(found[:3]) + (" ..." if found[3:] else "")
+    which = f"{len(found)} of {counted(count, 'image')} to validate on"
+    return f"{which} ({shown}), or their patients or slides, are trained on too: validation will be too good"
 
 
 class SomeSamples(Sequence[Sample]):

@@ -16,7 +16,7 @@ import torch
 
 from zoo.errors import UserError
 from zoo.recipe import Recipe
-from zoo.training import estimate, launch, setup, shard
+from zoo.training import estimate, feed, launch, setup, shard
 from zoo.training.estimate import DryRun
 from zoo.training.folder import RunFolder, environment
 from zoo.training.log import Progress
@@ -108,6 +108,9 @@ def _begin(
     if any(stage.train.find_batch for stage in resolved.all_stages):
         resolved, more["batch_found"] = estimate.with_batch(resolved, fabric.device, fabric.world_size)
         Progress(progress).line(f"batch: {more['batch_found']} samples a step; the learning rate is as the recipe says")
+    for said in dict.fromkeys(feed.seen_twice(stage.data or resolved.data) for stage in resolved.all_stages):
+        if said:
+            Progress(progress).line(f"beware: {said}")
     found = environment(str(fabric.device), fabric.world_size, threads, command, **more)
     folder.create(resolved, found)
 
