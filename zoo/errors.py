@@ -6,6 +6,7 @@ One form for every mistake: `file:line: where: what is wrong. What was expected.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -30,6 +31,13 @@ class Interrupted(ZooError):
     """The user stopped the work; the state is saved and the message says how to go on."""
 
     status = 130
+
+
+def full(error: BaseException) -> str:
+    """Return what the system said of a disk that is full or may not be written to; "" for another error."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+        return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+    return ""
 
 
 @dataclass(frozen=True, order=True)

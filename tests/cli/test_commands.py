@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -187,6 +188,18 @@ def test_what_is_not_expected_is_one_line_and_status_1(zoo: Any, monkeypatch: py
     assert "Traceback" not in done.err
     with pytest.raises(RuntimeError):
         zoo("--debug", "list", "recipes")
+
+
+def test_a_full_disk_is_no_fault_of_the_program(zoo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/table.md")
+
+    monkeypatch.setitem(catalogue.KINDS, "recipes", broken)
+    done = zoo("list", "recipes")
+    assert done.status == 1
+    assert done.err == "zoo list: nothing more can be written (No space left on device: out/table.md). " + (
+        "Make room and run again.\n"
+    )
 
 
 def test_an_interrupt_is_130(zoo: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from zoo.data.loading import Loader
 from zoo.errors import DataError, Interrupted, UserError, ZooError
 from zoo.nn import precision
 from zoo.recipe import Recipe, load_recipe
-from zoo.training import estimate, loop, setup
+from zoo.training import checkpoint, estimate, loop, setup
 from zoo.training.run import dry_run, resume, train
 from zoo.weights import store
 
@@ -160,6 +161,29 @@ def test_a_file_in_the_way_is_said_before_training(tmp_path: Path, recipe: Any) 
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         train(recipe(output=tmp_path / "file" / "run"), progress=False)
+
+
+def test_a_disk_that_fills_while_training_loses_nothing(
+    tmp_path: Path, recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = checkpoint.save, []
+
+    def save(path: Path, state: dict[str, Any]) -> int:
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(path, state)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    run = tmp_path / "run"
+    with pytest.raises(
+        ZooError, match=r"run: cannot be written \(No space left on device\)\. Make room, then go"
+    ) as said:
+        train(recipe(output=run), progress=False)
+    assert said.value.status == 1
+    assert str(said.value).endswith(f"zoo train --resume {run}")
+    resume(run, progress=False)
+    assert (run / "best.safetensors").is_file()
 
 
 def test_too_little_disk_is_said_before_training(tmp_path: Path, recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:

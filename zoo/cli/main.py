@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn
 
-from zoo.errors import UserError, ZooError, suggest
+from zoo.errors import UserError, ZooError, full, suggest
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("zoo.cli.list", "what there is: recipes, encoders, weights, datasets, ..."),
@@ -147,6 +147,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
+        if why := full(error):
+            print(f"zoo {words[0]}: nothing more can be written ({why}). Make room and run again.", file=sys.stderr)
+            return 1
         first = (str(error).strip() or "no message").splitlines()[0]
         print(f"zoo: unexpected {type(error).__name__}: {first}", file=sys.stderr)
         print(

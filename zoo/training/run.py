@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from zoo.errors import UserError
+from zoo.errors import UserError, ZooError, full
 from zoo.recipe import Recipe
 from zoo.training import estimate, feed, launch, setup, shard
 from zoo.training.estimate import DryRun
@@ -131,7 +131,13 @@ def _work(fabric: Any, folder: RunFolder, progress: bool, *, fresh: bool, spread
     family = fabric.to_device(setup.create(recipe))
     if spread and not fresh:
         shard.refuse_family(family, [setup.procedure_of(family, stage.train) for stage in recipe.all_stages])
-    Run(fabric, recipe, folder, family, state=state, show=progress, spread=spread).go()
+    try:
+        Run(fabric, recipe, folder, family, state=state, show=progress, spread=spread).go()
+    except OSError as error:
+        if why := full(error):
+            again = f"zoo train --resume {folder.path}"
+            raise ZooError(f"{folder.path}: cannot be written ({why}). Make room, then go on with: {again}") from None
+        raise
     return folder.path
 
 
