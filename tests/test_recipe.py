@@ -106,6 +106,18 @@ def test_a_mistake_in_the_base_is_said_at_the_base(base: Path) -> None:
     assert str(caught.value).startswith(f"{base}:13: train.epochs: ")
 
 
+def test_extends_a_path_beside_it(base: Path) -> None:
+    inside = base.parent / "inside"
+    inside.mkdir()
+    text = "zoo: 1\nextends: {}\nname: c\nsummary: S.\n"
+    for parent in ("../base", "../base.yaml", str(base)):
+        (inside / "c.yaml").write_text(text.format(parent))
+        assert load_recipe(inside / "c.yaml").family == load_recipe(base).family
+    (inside / "c.yaml").write_text(text.format("[a, b]"))
+    with pytest.raises(Problems, match="Expected one name, or one path"):
+        load_recipe(inside / "c.yaml")
+
+
 def test_only_one_step_of_extends(base: Path) -> None:
     child(base, "zoo: 1\nextends: base\nname: child\nsummary: S.\n")
     third = base.with_name("third.yaml")

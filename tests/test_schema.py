@@ -154,7 +154,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(Problems, match="cannot be read"):
         read_yaml(tmp_path / "absent.yaml")
     binary = tmp_path / "binary.yaml"
-    binary.write_bytes(b"name: \xff\xfe\x00")
+    binary.write_bytes(b"summary: Gr\xf6\xdfe")
+    with pytest.raises(Problems, match="not written in UTF-8"):
+        read_yaml(binary)
+    binary.write_bytes(b"name: \x00")
     with pytest.raises(Problems, match="not valid YAML"):
         read_yaml(binary)
 

@@ -351,9 +351,11 @@ def read_recipe(path: Path) -> Document:
     parent = document.values.pop("extends", None)
     if parent is None:
         return document
-    beside = path.parent / f"{parent}.yaml"
+    if not isinstance(parent, str):
+        raise Problems([document.problem(("extends",), f"{parent!r} will not do. Expected one name, or one path.")])
+    beside = [file for file in (path.parent / f"{parent}.yaml", path.parent / parent) if file.is_file()]
     try:
-        base = read_yaml(beside if beside.is_file() else recipe_file(str(parent)))
+        base = read_yaml(beside[0] if beside else recipe_file(parent))
     except Problems:
         raise
     except UserError as error:

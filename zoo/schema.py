@@ -177,7 +177,10 @@ def read_yaml(path: Path | str, text: str | None = None) -> Document:
             document.values = _walk(node, (), loader, document, problems)
     except OSError as error:
         raise Problems([Problem(str(path), 0, "", f"the file cannot be read ({error.strerror}).")]) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        what = "the file is not written in UTF-8. Save it with that encoding (editors offer it beside the file's name)."
+        raise Problems([Problem(str(path), 0, "", what)]) from None
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "problem", None) or str(error).splitlines()[0]
         line = mark.line + 1 if mark else 0
