@@ -194,6 +194,37 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         build_encoder("resnet18", weights=half)
 
 
+def test_the_encoder_of_a_model_of_the_zoo(tmp_path: Path) -> None:
+    import zoo
+    from zoo.families import build
+
+    torch.manual_seed(4)
+    model = zoo.create("unet", encoder=NAME, classes=["background", "gland"])
+    donor = model.pyramid.encoder.state_dict()  # type: ignore[union-attr, operator]
+    run = tmp_path / "run"
+    run.mkdir()
+    build.save(model, run / "best.safetensors")
+    (run / "recipe.yaml").write_text("zoo: 1\n", encoding="utf-8")
+    for place in (run / "best.safetensors", run):
+        found = build_encoder(NAME, weights=place).state_dict()
+        assert all(torch.equal(value, found[name]) for name, value in donor.items())
+    with pytest.raises(UserError, match=r"best.safetensors: does not fit encoder resnet18: .* has this encoder"):
+        build_encoder("resnet18", weights=run)
+    twice = {f"{part}.encoder.{name}": v.clone() for part in ("one", "two") for name, v in donor.items()}
+    save_file(twice, tmp_path / "twice.safetensors")
+    with pytest.raises(UserError, match=r"2 encoders of it fit test_resnet: one\.encoder, two\.encoder"):
+        build_encoder(NAME, weights=tmp_path / "twice.safetensors")
+
+
+def test_the_encoder_of_bundled_weights() -> None:
+    from zoo.families import build
+
+    donor = build.load("nuclei-unet-mobile").pyramid.encoder.state_dict()  # type: ignore[union-attr, operator]
+    pretrained.check("mobilenetv4_conv_small", "nuclei-unet-mobile")
+    found = build_encoder("mobilenetv4_conv_small", weights="nuclei-unet-mobile").state_dict()
+    assert all(torch.equal(value.float(), found[name].float()) for name, value in donor.items())
+
+
 def test_a_transformer_of_another_patch_size_is_refused(tmp_path: Path) -> None:
     small = {"depth": 1, "embed_dim": 24, "num_heads": 2}
     fine = build_encoder("vit_small_patch8_224", weights="none", **small)

@@ -175,5 +175,7 @@ def test_an_encoders_card_names_its_weights_in_a_recipe(
     pull("tiny.lab", How(origin=str(tmp_path / "w.pth")))
     found = build_encoder("test_resnet", weights="tiny.lab").state_dict()
     assert all(torch.equal(v, found[k]) for k, v in donor.state_dict().items())
-    with pytest.raises(UserError, match="are those of a whole unet"):
+    with pytest.raises(UserError, match=r"quickstart.*: does not fit encoder test_resnet: .* has this encoder"):
         build_encoder("test_resnet", weights="quickstart.v1")
+    with pytest.raises(UserError, match="are those of the first stage of diffusion"):
+        build_encoder("test_resnet", weights="vae-sd3-5.stabilityai")

@@ -14,9 +14,10 @@ from zoo.errors import UserError
 def build_encoder(name: str, *, in_channels: int = 3, weights: str | Path | None = None, **arguments: Any) -> Encoder:
     """Return an encoder by name (`zoo list encoders`; the naming rule is in `zoo.encoders.listing`).
 
-    `weights`: "none", "imagenet", one of the encoder's tags (`zoo show NAME`), "published" for a foundation encoder, or
-    the path of a .safetensors or .pth file; left out, an encoder is random, but for foundation encoders, which must be
-    told so. `in_channels`: any number from 1; pretrained first layers are adapted. `arguments`: what learns and how
+    `weights`: "none", "imagenet", one of the encoder's tags (`zoo show NAME`), "published" for a foundation encoder,
+    the path of a .safetensors or .pth file, or a run folder or weights of the zoo (`zoo list weights`) whose encoder is
+    taken; left out, an encoder is random, but for foundation encoders, which must be told so. `in_channels`: any number
+    from 1; pretrained first layers are adapted. `arguments`: what learns and how
     (`zoo.encoders.tuning`: tune, rank, layer_decay, checkpointing, patch); the others go to the library behind it
     (`output_stride=16`, `drop_path_rate=0.1`; for plain transformers also `levels` and `norm`, for pyramids
     `stem_stride=1`, which makes every level twice as fine). Weights that are not on this machine are fetched once,

@@ -91,11 +91,12 @@ def choose(info: Info, weights: str | Path) -> Weights | Path | None:
         return path
     if text == "published":
         return _published(info)
-    if text in store.card_index():
-        card = store.card(text)
-        if card.encoder is None:
-            what = f"a whole {card.family}" if card.family else f"the {card.part}"
-            raise UserError(f"encoder {info.name}: weights: {text} are those of {what}. {_tags(info)}")
+    if path.is_dir():  # a run: the encoder within its model
+        return store.find(path).path
+    if store.known(text):
+        card = store.card(store.resolve(text))
+        if card.encoder is None and card.family is None:
+            raise UserError(f"encoder {info.name}: weights: {text} are those of the {card.part}. {_tags(info)}")
         return store.find(text).path
     if path.suffix or os.sep in text:
         raise UserError(f"encoder {info.name}: weights: no file {path}. {_tags(info)}")
@@ -226,6 +227,9 @@ def filled(build: Build, info: Info, in_channels: int, file: File, arguments: Ma
     from zoo.weights.readers import state_dict
 
     tensors = state_dict(file.path)
+    inside = _of_a_model(build, info, in_channels, file, tensors, arguments)
+    if inside is not None:
+        return inside
     encoder = from_tensors(build, info, in_channels, file, tensors, arguments)
     kernel = tensors.get("patch_embed.proj.weight")
     if file.tag is None and encoder.patch and kernel is not None and kernel.shape[-1] != encoder.patch:
@@ -234,6 +238,38 @@ def filled(build: Build, info: Info, in_channels: int, file: File, arguments: Ma
             f"{info.name} {encoder.patch} x {encoder.patch}. Expected weights of the same; `patch` resizes them "
             "afterwards."
         )
+    return encoder
+
+
+def _of_a_model(
+    build: Build, info: Info, in_channels: int, file: File, tensors: Mapping[str, Tensor], arguments: Mapping[str, Any]
+) -> Encoder | None:
+    """Return the encoder of a whole model of the zoo, None where the file is none that has this encoder.
+
+    Within a model the encoder's entries lie under one prefix. Raises `UserError` where several encoders fit.
+    """
+    import torch
+
+    if file.tag is not None or not any(".encoder." in name for name in tensors):
+        return None
+    with torch.random.fork_rng(devices=[]):
+        encoder = build(info, in_channels, None, None, arguments)
+    wanted = {name: value.shape for name, value in encoder.state_dict().items()}
+    first = next(iter(wanted))
+    prefixes = [
+        prefix
+        for prefix in sorted(name.removesuffix(first) for name in tensors if name.endswith(f".{first}"))
+        if all(prefix + name in tensors and tensors[prefix + name].shape == shape for name, shape in wanted.items())
+    ]
+    if not prefixes:
+        return None
+    if len(prefixes) > 1:
+        places = ", ".join(prefix.rstrip(".") for prefix in prefixes)
+        raise UserError(
+            f"{file.path}: {len(prefixes)} encoders of it fit {info.name}: {places}. Expected one. "
+            "Save the one that is meant in a file of its own."
+        )
+    encoder.load_state_dict({name: tensors[prefixes[0] + name] for name in wanted})
     return encoder
 
 
@@ -262,6 +298,7 @@ def from_tensors(
     if missing:
         raise UserError(
             f"{file.path}: does not fit encoder {info.name}: it leaves {len(missing)} of its tensors as they were, "
-            f"among them {missing[0].removeprefix('net.')}. Expected a state dict of {info.source}'s {info.model}."
+            f"among them {missing[0].removeprefix('net.')}. Expected a state dict of {info.source}'s {info.model}, "
+            "or a model of the zoo that has this encoder."
         )
     return encoder

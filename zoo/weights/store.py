@@ -132,6 +132,11 @@ def resolve(name: str) -> str:
     raise UserError(f'no weights "{name}".{having} {suggest(name, known, "zoo list weights")}')
 
 
+def known(name: str) -> bool:
+    """Return whether there are weights of that name, with its tag or without."""
+    return any(name in (whole, whole.split(".")[0]) for whole in card_index())
+
+
 def _beside(name: str) -> list[str]:
     """Return the run folders and files of weights that lie where a path that leads to nothing points."""
     folder = Path(name).expanduser().parent
