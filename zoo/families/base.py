@@ -405,6 +405,10 @@ class Family(nn.Module):
         """Return how this family is trained where the recipe says nothing."""
         return Supervised()
 
+    def adopted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return entries of other weights under this model's names, for a training that starts from them."""
+        return tensors
+
     def calibrate(self, samples: Sequence[Sample], maps_of: Callable[[Sample], tuple[Maps, Geometry]]) -> Any | None:
         """Return options with what is measured on validation samples with the trained weights (thresholds), or None.
 

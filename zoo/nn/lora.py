@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -106,6 +106,24 @@ def _plain(layer: nn.Linear) -> nn.Linear:
     if layer.bias is not None:
         made.bias = nn.Parameter(layer.bias.detach().clone())
     return made.train(layer.training)
+
+
+_ADAPTED = ".parametrizations.weight.original"
+
+
+def is_adapted(name: str) -> bool:
+    """Return whether a name of a state dict is that of a weight under an adapter."""
+    return name.endswith(_ADAPTED)
+
+
+def under_adapters(state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """Return a state dict in which plain weights have the names that `names` gives those under an adapter."""
+    found = dict(state)
+    for name in filter(is_adapted, names):
+        plain = f"{name.removesuffix(_ADAPTED)}.weight"
+        if name not in found and plain in found:
+            found[name] = found.pop(plain)
+    return found
 
 
 @contextmanager

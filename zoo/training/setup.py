@@ -16,6 +16,7 @@ from zoo.encoders.base import Encoder
 from zoo.errors import UserError, suggest
 from zoo.families import build, without
 from zoo.families.base import Family, Procedure
+from zoo.nn.lora import is_adapted, merged, under_adapters
 from zoo.recipe import Data, Recipe, Stage, Train
 from zoo.training import feed
 from zoo.training.context import reseed, step_seed
@@ -122,13 +123,17 @@ def seen_by(name: str) -> list[dict[str, Any]]:
 def start_from(family: Family, name: str) -> str:
     """Copy weights into a module, entry by entry, and return one line about what was and was not taken.
 
-    A head whose shape differs (other classes) starts anew. Raises `UserError` where less than half fits.
+    Weights without adapters go under those of the model; adapters that the model lacks are merged. A head whose shape
+    differs (other classes) starts anew. Raises `UserError` where less than half fits.
     """
     found = store.find(name)
     tensors, meta = store.read_tensors(found.path)
     if without.read(meta):  # the file lacks an encoder: loading fills it in, and refuses another
         tensors = build.load(name).state_dict()
     own = family.state_dict()
+    if any(is_adapted(key) for key in tensors) and not any(map(is_adapted, own)):
+        tensors = merged(build.load(name)).state_dict()
+    tensors = under_adapters(family.adopted(tensors), own)
     fitting = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
     if 2 * len(fitting) < len(own):
         lines = store.difference(own, tensors)

@@ -157,6 +157,13 @@ class Diffusion(Family):
         told = {"mask": self.options.mask, "embedding": self.options.embedding}
         return tuple(name for name, options in told.items() if options is not None)
 
+    def adopted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return entries of other weights under this model's names: of a transformer, those of its ControlNet too."""
+        own = "network."
+        inside = {name.removeprefix(own): value for name, value in tensors.items() if name.startswith(own)}
+        rest = {name: value for name, value in tensors.items() if not name.startswith(own)}
+        return {**rest, **{own + name: value for name, value in self.network.adopted(inside).items()}}
+
     @property
     def origin(self) -> Origin:
         """What it draws from: a mask, an embedding, noise alone, or a picture, whose features are the embedding."""

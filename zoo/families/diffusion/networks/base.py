@@ -79,6 +79,10 @@ class Network(nn.Module):
                 found[name] = empty.where(dropped.view(-1, *[1] * (value.ndim - 1)), value)
         return found
 
+    def adopted(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return entries of another network's state dict under this one's names. Default: as they are."""
+        return state
+
     @staticmethod
     def batch_of(condition: Condition) -> int:
         """Return the samples of a condition."""

@@ -6,6 +6,7 @@ Names of the state dict are those of the published folder.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 from diffusers.models.embeddings import PatchEmbed
@@ -111,6 +112,12 @@ class ControlledPixCell(Network):
         own = self.control.state_dict()
         same = {name: value for name, value in self.base.state_dict().items() if name in own}
         self.control.load_state_dict({**own, **same})
+
+    def adopted(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return a transformer's entries as those of the base, and of the ControlNet, which begins as its copy."""
+        if any(name.startswith(("base.", "control.")) for name in state):
+            return state
+        return {f"{part}.{name}": value for part in ("base", "control") for name, value in state.items()}
 
     def complete(self, condition: Condition) -> Condition:
         """Return a condition with the null embedding where none is told."""
