@@ -347,6 +347,9 @@ def _check_moving(notes: Notes, recipe: Recipe, module: Family) -> None:
             players = setup.procedure_of(module, train).players(module)
         except (TypeError, UserError):
             continue  # a procedure that is unknown or takes other arguments: said already
+        except ValueError as error:
+            notes.add((*key, "procedure") if train.procedure is not None else ("model",), str(error))
+            continue
         for name in train.players:
             if name not in players:
                 notes.add((*key, "players", name), unknown_player(name, players))

@@ -30,7 +30,7 @@ from zoo.families.base import (
     Procedure,
     TargetMaker,
 )
-from zoo.families.diffusion import conditions, latent, networks, sampling, schedule, translation, wide
+from zoo.families.diffusion import conditions, latent, networks, sampling, schedule, trained, translation, wide
 from zoo.families.diffusion.first_stage import FirstStage
 from zoo.families.diffusion.kept import Kept, identity
 from zoo.families.diffusion.networks import Condition, Network
@@ -84,13 +84,19 @@ class Diffusion(Family):
             asked |= {"width": options.embedding.width, "tokens": options.embedding.tokens}
         taken = networks.find(options.network.name).accepts()
         network = networks.build(options.network.name, **{k: v for k, v in asked.items() if k in taken} | said)
-        for name, told in (("mask", options.mask), ("embedding", options.embedding)):
-            if told is not None and name not in network.takes:
+        for name, asked_for in (("mask", options.mask), ("embedding", options.embedding)):
+            if asked_for is not None and name not in network.takes:
                 raise ValueError(f"the network {options.network.name} takes no {name}. Remove model.{name}")
         if options.mask is not None and network.classes != asked["classes"]:
             raise ValueError(
                 f"the network {options.network.name} takes masks of {network.classes} planes, and classes and outline "
                 f"make {asked['classes']}. Change model.mask"
+            )
+        told = options.embedding
+        if told is not None and (network.tokens, network.width) != (told.tokens, told.width):
+            raise ValueError(
+                f"the network {options.network.name} takes {network.tokens} embeddings of {network.width} numbers, and "
+                f"model.embedding makes {told.tokens} of {told.width}. Change one of them"
             )
         if network.channels != self.channels:
             raise ValueError(
@@ -116,6 +122,8 @@ class Diffusion(Family):
     def resolve(cls, options: DiffusionOptions, cards: Sequence[DatasetCard]) -> DiffusionOptions:
         """Return options with classes and the width of an embedding filled in. Raises `ValueError`."""
         changes: dict[str, Any] = {}
+        if cards:
+            trained.check_options(options)
         if options.mask is not None and (cards or options.mask.classes is None):
             changes["mask"] = conditions.resolve_mask(options.mask, cards)
         embedding = options.embedding
@@ -149,6 +157,13 @@ class Diffusion(Family):
         """Return the denoising procedure."""
         return Denoising()
 
+    def adopted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return entries of other weights under this model's names: of a transformer, those of its ControlNet too."""
+        own = "network."
+        inside = {name.removeprefix(own): value for name, value in tensors.items() if name.startswith(own)}
+        rest = {name: value for name, value in tensors.items() if not name.startswith(own)}
+        return {**rest, **{own + name: value for name, value in self.network.adopted(inside).items()}}
+
     # conditions
 
     @property
@@ -156,13 +171,6 @@ class Diffusion(Family):
         """Names of the conditions that it can be told."""
         told = {"mask": self.options.mask, "embedding": self.options.embedding}
         return tuple(name for name, options in told.items() if options is not None)
-
-    def adopted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return entries of other weights under this model's names: of a transformer, those of its ControlNet too."""
-        own = "network."
-        inside = {name.removeprefix(own): value for name, value in tensors.items() if name.startswith(own)}
-        rest = {name: value for name, value in tensors.items() if not name.startswith(own)}
-        return {**rest, **{own + name: value for name, value in self.network.adopted(inside).items()}}
 
     @property
     def origin(self) -> Origin:
@@ -184,6 +192,19 @@ class Diffusion(Family):
         """Side of the pictures that it was made for, in pixels."""
         return self.options.size or (self.network.size or 0) * self.factor or SIDE
 
+    @property
+    def most(self) -> int:
+        """Side of the largest picture that is drawn in one piece, in pixels; beyond it, windows agree in every step.
+
+        A network made for one size would stretch its positions over more.
+        """
+        return self.side if self.network.size is not None else 2 * self.side
+
+    def check_here(self) -> None:
+        """Raise `UserError` where a first stage with weights of its own is not on this machine."""
+        if self.options.first_stage is not None and self.first_stage is None:
+            self._borrowed.get(self.device)
+
     def inputs_of(self, batch: Batch) -> dict[str, Tensor]:
         """Return pictures and what is told of each; where a truth is absent, that nothing is told."""
         found = dict(batch.inputs)
@@ -193,12 +214,19 @@ class Diffusion(Family):
                 continue
             told = batch.has.get(name)
             if told is not None:
-                hidden = conditions.HIDDEN if name == "mask" else 0
-                value = torch.where(told.to(value.device).view(-1, *[1] * (value.ndim - 1)), value, hidden)
+                value = torch.where(
+                    told.to(value.device).view(-1, *[1] * (value.ndim - 1)), value, self._nothing(name, value)
+                )
             found[name] = value.to(batch.inputs["image"].device)
         if self.options.target is not None and isinstance(batch.targets.get("picture"), Tensor):
             found["picture"] = cast(Tensor, batch.targets["picture"]).to(batch.inputs["image"].device)
         return found
+
+    def _nothing(self, name: str, value: Tensor) -> Tensor:
+        """Return what in the place of `value` says that nothing is told; a network may have an embedding for that."""
+        if name == "embedding" and (null := self.network.null({name: value})) is not None:
+            return cast(Tensor, null[name]).to(value)
+        return value.new_tensor(conditions.HIDDEN if name == "mask" else 0)
 
     def drawn(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return what is to be drawn, (B, 3, H, W) in [-1, 1], of prepared inputs: the target, or the picture."""
@@ -316,9 +344,11 @@ class Diffusion(Family):
 
     def _where_valid(self, output: Tensor, clean: Tensor, noise: Tensor, t: Tensor, valid: Tensor | None) -> Tensor:
         """Return the output with the right answer outside the pictures, so that padding costs nothing."""
-        if valid is None or bool(valid.all()) or output.shape[1] != clean.shape[1]:
+        if valid is None or bool(valid.all()):
             return output
         answer = schedule.target_of(self.schedule, clean, noise, t, self.options.noise.prediction)
+        if output.shape[1] != clean.shape[1]:  # -1: the posterior's variance, from which nothing diverges
+            answer = torch.cat([answer, torch.full_like(answer, -1)], 1)
         whole = self._padded(valid.to(output.device)[:, None].float(), 0.0)
         inside = F.avg_pool2d(whole, self.factor) > 0
         return torch.where(inside, output, answer)

@@ -19,9 +19,9 @@ class NoiseOptions(Schema):
     """linear (DDPM) | scaled-linear (latent diffusion) | cosine. Means nothing where flow is predicted."""
     steps: PositiveInt = 1000
     """Steps of the schedule."""
-    start: PositiveFloat = 1e-4
+    start: float = Field(default=1e-4, gt=0, lt=1)
     """First variance (linear, scaled-linear)."""
-    end: PositiveFloat = 0.02
+    end: float = Field(default=0.02, gt=0, lt=1)
     """Last variance (linear, scaled-linear)."""
     prediction: Prediction = "v"
     """epsilon: the noise | v: velocity (Salimans, Ho 2022) | sample: the clean picture | flow (Lipman et al. 2023)."""

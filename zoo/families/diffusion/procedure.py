@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.families.base import Context, Family, Player, Procedure
-from zoo.families.diffusion import translation
+from zoo.families.diffusion import trained, translation
 from zoo.families.diffusion.kept import Kept, Where
 from zoo.types import Batch
 
@@ -30,8 +30,10 @@ class Denoising(Procedure):
         self.kept = Kept(cache)
 
     def players(self, family: Family) -> dict[str, Player]:
-        """Return what moves of the network; a first stage stands still."""
-        network = cast("Diffusion", family).network
+        """Return what moves of the network; a first stage stands still. Raises `ValueError` (`trained.check`)."""
+        own = cast("Diffusion", family)
+        trained.check(own)
+        network = own.network
         return {"model": Player([p for p in network.parameters() if p.requires_grad], groups=family.groups())}
 
     def step(self, family: Family, batch: Batch, ctx: Context) -> None:
@@ -69,6 +71,11 @@ class Translating(Procedure):
         translator = cast("Diffusion", family).translator
         if translator is None:
             raise ValueError("the procedure embedding-flow trains model.translator, which is not there. Name one")
+        if cast("Diffusion", family).options.target is None:
+            raise ValueError(
+                "the procedure embedding-flow learns from pictures and their targets, and no model.target is said. "
+                "Name the truth that is the other stain"
+            )
         return {"translator": Player(list(translator.parameters()))}
 
     def step(self, family: Family, batch: Batch, ctx: Context) -> None:

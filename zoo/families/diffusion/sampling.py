@@ -180,3 +180,8 @@ def _draws(scheduler: Any) -> bool:
 
 
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
+
+
+def fits(sampler: str, prediction: Prediction) -> bool:
+    """Return whether a sampler takes its steps with what a network predicts: diffusers' PNDM knows no clean picture."""
+    return (sampler, prediction) != ("plms", "sample")

@@ -6,11 +6,13 @@ flow learns to carry embeddings; neither sees the other in training.
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from zoo.errors import suggest
 from zoo.families.diffusion.kept import Kept
 from zoo.families.diffusion.networks.flow import EmbeddingFlow, carry, flow_loss
 from zoo.families.diffusion.options import DiffusionOptions
@@ -25,9 +27,16 @@ def make(options: DiffusionOptions) -> EmbeddingFlow | None:
     if options.translator is None:
         return None
     said = dict(options.translator.arguments)
+    known = list(inspect.signature(EmbeddingFlow).parameters)
+    for key in said:
+        if key not in known:
+            raise ValueError(f'translator has no argument "{key}". {suggest(key, known)}'.strip())
     width = options.embedding.width if options.embedding is not None else None
     if width is None:
         raise ValueError("the width of embeddings is not known. Write it down: embedding: {width: ...}")
+    for key in ("width", "outputs"):
+        if said.get(key) not in (None, width):
+            raise ValueError(f"translator.arguments.{key}: {said[key]}, and embeddings have {width} numbers. Remove it")
     return EmbeddingFlow(**({"width": width} | said))
 
 
