@@ -103,6 +103,14 @@ def test_what_is_there_is_not_drawn_again(tmp_path: Path) -> None:
     assert not [p for p in out.iterdir() if p.name.startswith(".")]
 
 
+def test_a_mask_that_is_named_twice_is_drawn_once(tmp_path: Path) -> None:
+    mask = write_mask(tmp_path / "in" / "m.png")
+    both = Asked(masks=[str(mask), str(tmp_path / "in")])
+    done = generate(made(), both, tmp_path / "out", count=2, drawing=FEW)
+    assert done.done == ["m-0000.png", "m-0001.png"]
+    assert generate(made(), both, tmp_path / "out", count=2, drawing=FEW).skipped == done.done
+
+
 def test_metadata_say_how_a_picture_was_made(tmp_path: Path) -> None:
     family, mask, out = made(), write_mask(tmp_path / "m.png"), tmp_path / "out"
     generate(family, asked(mask), out, seed=7, drawing=Drawing(3, 2.5))
@@ -146,6 +154,18 @@ def test_masks_of_every_kind() -> None:
     assert mask.max() == 1
     assert from_values(objects > 0, ("background", "nucleus"), 0, None, "m")[0].tolist() == mask.tolist()
     assert from_values(stored.astype(float), classes, 0, None, "m")[1] is None
+
+
+def test_a_class_and_where_nothing_is_told_of_the_only_class() -> None:
+    """255 beside 1 says that nothing is told; alone it is the white of a black and white mask."""
+    classes = ("background", "nucleus")
+    told, edge = from_values(np.array([[0, 1, 1], [1, 255, 255]]), classes, 1, None, "m")
+    assert told.tolist() == [[0, 1, 1], [1, 255, 255]]
+    assert edge is not None
+    assert edge[1, 1:].tolist() == [0, 0]
+    assert from_values(np.array([[0, 255], [255, 0]]), classes, 0, None, "m")[0].tolist() == [[0, 1], [1, 0]]
+    assert from_values(np.array([[1, 2], [255, 0]]), classes, 0, None, "m")[0].tolist() == [[1, 1], [1, 0]]
+    assert from_values(np.array([[1, 255]]), classes, 0, "nucleus", "m")[0].tolist() == [[1, 1]]
 
 
 def test_masks_from_datasets_and_geojson(tmp_path: Path) -> None:
@@ -214,6 +234,30 @@ def test_a_large_picture_is_like_another_one_cell_by_cell(tmp_path: Path, tokens
     assert pixels(tmp_path / "a" / "p-0000.png").shape == (96, 128, 3)
     with pytest.raises(UserError, match=r"--size asks for 128 x 128. Expected no more than there is"):
         generate(family, Asked(like=like.like, size=(128, 128)), tmp_path / "b", drawing=FEW)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "words"),
+    [
+        ((3, 5, 8), None, r"a grid of 3 x 5 embeddings. Expected 4 x 8 numbers .*: --size 48 80"),
+        ((3, 5, 8), (80, 48), r"--size 48 80"),
+        ((2, 3, 8), (32, 32), r"--size 32 48"),
+        ((), None, "embeddings of 1 numbers. Expected 8"),
+    ],
+)
+def test_a_grid_of_another_size(tmp_path: Path, shape: tuple[int, ...], size: Any, words: str) -> None:
+    family = made(mask=None, embedding={"truth": "e", "width": 8, "tokens": 4})
+    np.save(tmp_path / "e.npy", np.ones(shape))
+    with pytest.raises(UserError, match=words):
+        module.wishes(family, Asked(embeddings=[str(tmp_path / "e.npy")], size=size), tmp_path, [])
+
+
+@pytest.mark.parametrize(("shape", "count"), [((4, 8), 1), ((2, 2, 8), 1), ((3, 4, 8), 3)])
+def test_embeddings_of_several_cells(tmp_path: Path, shape: tuple[int, ...], count: int) -> None:
+    family = made(mask=None, embedding={"truth": "e", "width": 8, "tokens": 4})
+    np.save(tmp_path / "e.npy", np.ones(shape))
+    found = module.wishes(family, Asked(embeddings=[str(tmp_path / "e.npy")]), tmp_path, [])
+    assert [wish.told["embedding"].shape for wish in found] == [(4, 8)] * count
 
 
 # --- pairs to train on ------------------------------------------------------------------------------------------------
@@ -288,6 +332,30 @@ def test_windows_that_agree_leave_no_seam(tmp_path: Path) -> None:
 
     canvas = Canvas(tmp_path / "c", 3, plan((64, 48), 16, 4, 4), process, 0, "x")
     np.testing.assert_allclose(np.concatenate(list(canvas.denoise(oracle, 4))), truth, atol=1e-5)
+
+
+PIXCELL = {"name": "pixcell", "arguments": {"size": 16, "layers": 1, "heads": 2, "head_width": 8}}
+
+
+def test_a_network_of_one_size_draws_everything_larger_in_windows(tmp_path: Path) -> None:
+    """One picture of 24 x 16 pixels would stretch its table of positions, which stands for 16."""
+    family = made(mask=None, size=None, network=PIXCELL)
+    assert family.most == 16
+    generate(family, Asked(size=(24, 16)), tmp_path / "out", drawing=FEW)
+    told = provenance(tmp_path / "out" / "picture-0000.png")
+    assert told is not None
+    assert (told["tile"], told["sampler"]) == (16, "ddim")
+    with pytest.raises(UserError, match=r"--tile: 8 will not do: the model sees windows of 16 pixels. Leave it out"):
+        generate(family, Asked(size=(24, 16)), tmp_path / "b", drawing=Drawing(2, tile=8))
+    assert made().most == 64
+
+
+@pytest.mark.parametrize("size", [(12, 80), (80, 12), (70, 90)])
+def test_latents_of_a_long_picture(tmp_path: Path, size: tuple[int, int]) -> None:
+    stage = {"name": "kl", "arguments": {"channels": 3, "levels": [8, 8], "groups": 4, "blocks": 1}}
+    family = made(mask=None, setting="latent", first_stage=stage)
+    generate(family, Asked(size=size), tmp_path, drawing=FEW)
+    assert pixels(tmp_path / "picture-0000.png").shape == (*size, 3)
 
 
 def test_an_interrupted_large_picture_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,12 +499,19 @@ def test_guidance_without_a_null_condition(tmp_path: Path) -> None:
         (Asked(["m.png"], ["e.npy"]), FEW, {}, "--mask and --embedding: one of them at a time"),
         (Asked(embeddings=["e.npy"]), FEW, {}, "--embedding: made does not take that. It is told by --mask"),
         (Asked(["m.png"], object_class="c"), FEW, {}, '--class: no class "c". Expected one of a, b'),
+        (
+            Asked(),
+            Drawing(sampler="plms"),
+            {"noise": {"prediction": "sample"}},
+            "plms cannot draw with what",
+        ),
         (Asked(size=(2, 2)), FEW, {}, "--size: 2 x 2 pixels. Expected 4 or more a side"),
     ],
 )
 def test_a_mistake_is_a_sentence(tmp_path: Path, what: Asked, drawing: Drawing, more: Any, words: str) -> None:
+    options = {"noise": more.pop("noise")} if "noise" in more else {}
     with pytest.raises(UserError, match=words):
-        generate(made(), what, tmp_path / "out", drawing=drawing, **more)
+        generate(made(**options), what, tmp_path / "out", drawing=drawing, **more)
 
 
 def test_other_families_draw_nothing(tmp_path: Path) -> None:
@@ -489,6 +564,24 @@ def test_a_disk_that_fills_up_midway(tmp_path: Path, monkeypatch: pytest.MonkeyP
         generate(family, asked(mask), out, count=4, drawing=FEW)
     monkeypatch.setattr(module, "_write_png", write)
     assert generate(family, asked(mask), out, count=4, drawing=FEW).done == ["m-0002.png", "m-0003.png"]
+
+
+def test_a_disk_that_is_full_for_the_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "write_sheet", full)
+    with pytest.raises(ZooError, match=r"the disk is full after 1 of 1 picture. Free some space"):
+        generate(made(), asked(write_mask(tmp_path / "m.png")), tmp_path / "out", drawing=FEW)
+
+
+def test_what_is_missing_to_draw_is_said_before(tmp_path: Path) -> None:
+    """Not after all steps of the first picture, when it is to be decoded."""
+    more = {"setting": "latent", "first_stage": "kl", "first_stage_weights": "vae-sd3-5.stabilityai"}
+    family = made(mask=None, network={"name": "pixel-unet", "arguments": {"features": 8, "multipliers": [1]}}, **more)
+    with pytest.raises(UserError, match=r"zoo weights pull vae-sd3-5\.stabilityai"):
+        generate(family, Asked(), tmp_path / "out", drawing=FEW)
+    assert not (tmp_path / "out").exists()
 
 
 def test_too_little_room_is_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,7 +196,7 @@ def decoded(family: Diffusion, tiles: Plan, stride: int, bands: Iterator[Floats]
     pictures = decode_bands(
         lambda z: family.pictures(z.to(family.device)),
         latents,
-        window=tiles.rows.tile,
+        window=(tiles.rows.tile, tiles.columns.tile),
         stride=stride,
         factor=family.factor,
     )

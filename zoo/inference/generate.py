@@ -13,7 +13,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -103,6 +103,7 @@ def generate(
     """
     out, drawing = Path(out), drawing or Drawing()
     family = _checked(family, drawing, count, seed)
+    family.check_here()
     check_folder(out)
     summary = Summary(out, "drawn")
     asked_for = wishes(family, asked, out, summary.failures)
@@ -110,17 +111,22 @@ def generate(
     how = _how(family, drawing)
     if pairs:
         pair.check(family, bool(asked.masks))
-        pair.write_card(out, family)
     pictures = out / pair.IMAGES if pairs else out
     jobs = [_job(family, drawing, wish, seed + k, how) for wish in asked_for for k in range(count)]
     todo = [job for job in jobs if overwrite or not _there(pictures / job.name, job.record)]
-    summary.skipped = [job.name for job in jobs if job not in todo]
+    drawn_now = {job.name for job in todo}
+    summary.skipped = [job.name for job in jobs if job.name not in drawn_now]
     _check_room(out, family, drawing, todo)
+    sheet = [[pictures / job.name for job in jobs if job.wish is wish] for wish in asked_for]
     try:
+        if pairs:
+            pair.write_card(out, family)
         for job in todo if pairs else ():  # first, so that no picture is there without its mask
             pair.write_mask(out, job.name, job.wish, family)
         for job in _drawn(family, drawing, todo, pictures, progress):
             summary.done.append(job.name)
+        write_sheet(out / "sheet.png", asked_for, sheet)
+        summary.write_failures()
     except KeyboardInterrupt:
         raise Interrupted(f"{summary}. Stopped; the same command goes on from here.") from None
     except OSError as error:
@@ -131,10 +137,8 @@ def generate(
             "the same command goes on from there."
         ) from None
     finally:
-        summary.write_failures()
-    write_sheet(
-        out / "sheet.png", asked_for, [[pictures / j.name for j in jobs if j.wish is wish] for wish in asked_for]
-    )
+        with suppress(OSError):  # of a full disk, which is said already
+            summary.write_failures()
     return summary
 
 
@@ -156,11 +160,19 @@ def _checked(family: Any, drawing: Drawing, count: int, seed: int) -> Diffusion:
     ):
         if value is not None and value < least:
             raise UserError(f"{name}: {value} will not do. Expected {least} or more.")
-    if drawing.steps is not None and drawing.steps > family.options.noise.steps:
-        raise UserError(f"--steps: {drawing.steps} will not do. Expected at most {family.options.noise.steps}.")
+    steps, most = drawing.steps or family.options.sampling.steps, family.options.noise.steps
+    if steps > most:
+        raise UserError(f"--steps: {steps} will not do. Expected at most {most}.")
     if drawing.sampler is not None and drawing.sampler not in sampling.SAMPLERS:
         known = sampling.SAMPLERS
         raise UserError(f'--sampler: no sampler "{drawing.sampler}". {suggest(drawing.sampler, known)}'.strip())
+    sampler, prediction = drawing.sampler or family.options.sampling.sampler, family.options.noise.prediction
+    if not sampling.fits(sampler, prediction):
+        raise UserError(f"--sampler: {sampler} cannot draw with what the model predicts ({prediction}). Use dpm++.")
+    if drawing.tile is not None and family.network.size is not None and drawing.tile != family.side:
+        raise UserError(
+            f"--tile: {drawing.tile} will not do: the model sees windows of {family.side} pixels. Leave it out."
+        )
     if drawing.guidance is not None and not 0 <= drawing.guidance < 1e3:
         raise UserError(f"--guidance: {drawing.guidance} will not do. Expected 0 to 1000; 1 = none.")
     family.network.to(memory_format=torch.channels_last)  # the faster one on a CPU
@@ -215,18 +227,23 @@ def _how(family: Diffusion, drawing: Drawing) -> dict[str, Any]:
 
 def _job(family: Diffusion, drawing: Drawing, wish: Wish, seed: int, how: dict[str, Any]) -> Job:
     usual = family.options.sampling
+    flow = family.options.noise.prediction == "flow"
     guidance = usual.guidance if drawing.guidance is None else drawing.guidance
     record = {
         **how,
         "seed": seed,
         "guidance": float(guidance) if wish.told and family.guidable else 1.0,
-        "sampler": drawing.sampler or usual.sampler,
+        "sampler": "euler" if flow else drawing.sampler or usual.sampler,
         "told": wish.origin,
         "size": list(wish.shape),
     }
     if _large(family, drawing, wish):
         tiles = _plan(family, drawing, wish.shape)
-        record |= {"sampler": "ddim", "tile": tiles.rows.tile, "overlap": tiles.rows.tile - _stride(tiles)}
+        record |= {
+            "sampler": "euler" if flow else "ddim",
+            "tile": tiles.rows.tile,
+            "overlap": tiles.rows.tile - _stride(tiles),
+        }
     return Job(wish, seed, record)
 
 
@@ -262,8 +279,7 @@ def _there(path: Path, record: dict[str, Any]) -> bool:
 
 
 def _large(family: Diffusion, drawing: Drawing, wish: Wish) -> bool:
-    side = drawing.tile or 2 * family.side
-    return max(wish.shape) > side or "grid" in wish.told
+    return max(wish.shape) > (drawing.tile or family.most) or "grid" in wish.told
 
 
 def _drawn(family: Diffusion, drawing: Drawing, todo: list[Job], out: Path, progress: bool) -> Iterator[Job]:

@@ -138,15 +138,16 @@ def _sized(family: Diffusion, wish: Wish) -> Wish:
 
 
 def _distinct(found: list[Wish]) -> list[Wish]:
-    taken: dict[str, str] = {}
+    """Return what has names of its own; a file that is named twice is taken once. Raises `UserError`."""
+    taken: dict[str, Wish] = {}
     for wish in found:
-        other = taken.setdefault(wish.stem, str(wish.origin.get("file")))
-        if other != str(wish.origin.get("file")):
+        other = taken.setdefault(wish.stem, wish).origin.get("file")
+        if other != wish.origin.get("file"):
             raise UserError(
                 f"{other} and {wish.origin.get('file')}: both would write {wish.stem}-*. Expected one file a name. "
                 "Draw them into two folders."
             )
-    return found
+    return list(taken.values())
 
 
 def _digest(*arrays: NDArray[Any]) -> str:
@@ -225,7 +226,7 @@ def _of_file(family: Diffusion, asked: Asked, path: Path, stem: str) -> Iterator
             f"{asked.size[1]}. Leave out --size."
         )
     mask, edge = from_values(values, classes, options.boundary, asked.object_class, str(path))
-    numbered = asked.object_class is not None or len(classes) == 2
+    numbered = (asked.object_class is not None or len(classes) == 2) and not (mask == HIDDEN).any()
     yield _wish(stem, mask, edge, str(path), values if numbered and len(np.unique(values)) > 2 else None)
 
 
@@ -235,7 +236,8 @@ def from_values(
     """Return class indices (H, W) uint8 and outlines (H, W) uint8 or None, of a mask as it is stored.
 
     A map of class indices (255 = nothing is told here), or of object numbers: those are objects of `object_class`, or
-    of the model's only class. Raises `DataError` for values that are neither.
+    of the model's only class (where 255 without 1 is an object as well, as in black and white masks). Raises
+    `DataError` for values that are neither.
     """
     if values.dtype == bool:
         values = values.astype(np.uint8)
@@ -246,6 +248,8 @@ def from_values(
     if values.size and values.min() < 0:
         raise DataError(f"{where}: the mask holds the value {int(values.min())}. Expected 0 or more.")
     one = object_class if object_class is not None else classes[1] if len(classes) == 2 else None
+    if object_class is None and set(np.unique(values)) in ({1, HIDDEN}, {0, 1, HIDDEN}):
+        one = None  # no two objects have these numbers: a class, and where nothing is told
     if one is not None:
         mask = np.where(values > 0, np.uint8(classes.index(one)), np.uint8(0))
         return mask, outline(values, boundary) if boundary else None
@@ -295,21 +299,27 @@ def _of_embeddings(family: Diffusion, asked: Asked, path: Path) -> Iterator[Wish
     shape = f"{options.tokens} x {options.width}" if options.tokens > 1 else f"{options.width}"
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu" or not values.size:
         raise DataError(f"{path}: no array of numbers. Expected {shape} numbers a picture.")
-    if values.shape[-1] != options.width:
+    if not values.ndim or values.shape[-1] != options.width:
+        width = values.shape[-1] if values.ndim else 1
         raise DataError(
-            f"{path}: embeddings of {values.shape[-1]} numbers. Expected {options.width}, as the model was trained "
+            f"{path}: embeddings of {width} numbers. Expected {options.width}, as the model was trained "
             f"with{f' ({family.options.condition_encoder.name})' if family.options.condition_encoder else ''}."
         )
-    if values.ndim > 3 or values.size % (options.tokens * (options.width or 1)):
+    if values.ndim > 3 or (values.ndim < 3 and values.size % (options.tokens * (options.width or 1))):
         raise DataError(f"{path}: an array of shape {values.shape}. Expected {shape} numbers a picture.")
     if not np.isfinite(values).all():
         raise DataError(f"{path}: the embedding holds nan or infinity. Compute it again.")
-    cell = cell_of(family)
-    if values.ndim == 3 and asked.size == (values.shape[0] * cell, values.shape[1] * cell) and _beyond(family, asked):
+    whole = _grid_size(family, values)
+    if whole is not None and asked.size == whole and _beyond(family, asked):
         grid = values.astype(np.float32)
         about: dict[str, Any] = {"kind": "embedding", "file": str(path), "sha256": _digest(grid)}
         yield Wish(path.stem, asked.size, {"grid": grid}, about)
         return
+    if whole is not None and values.shape[1] != options.tokens and values.shape[:2] != (cells_of(family),) * 2:
+        raise DataError(
+            f"{path}: a grid of {values.shape[0]} x {values.shape[1]} embeddings. Expected {shape} numbers a picture, "
+            f"or with a grid the size that it tells of: --size {whole[0]} {whole[1]}."
+        )
     rows = values.astype(np.float32).reshape(-1, options.tokens, options.width or 1)
     size = asked.size or (family.side, family.side)
     for number, row in enumerate(rows):
@@ -337,15 +347,27 @@ def _of_picture(family: Diffusion, asked: Asked, path: Path, stem: str) -> Itera
 
 def cell_of(family: Diffusion) -> int:
     """Return the pixels of a cell, of which one embedding tells, along a side."""
-    options = family.options.embedding
-    assert options is not None
-    count: int = round(options.tokens**0.5)
-    return family.side // count
+    return family.side // cells_of(family)
+
+
+def cells_of(family: Diffusion) -> int:
+    """Return the cells of one picture of the model's, along a side."""
+    assert family.options.embedding is not None
+    count: int = round(family.options.embedding.tokens**0.5)
+    return count
+
+
+def _grid_size(family: Diffusion, values: NDArray[Any]) -> tuple[int, int] | None:
+    """Return the pixels that a grid of embeddings (R, C, D) tells of; None for an array that is none."""
+    if values.ndim != 3:
+        return None
+    cell = cell_of(family)
+    return values.shape[0] * cell, values.shape[1] * cell
 
 
 def _beyond(family: Diffusion, asked: Asked) -> bool:
     """Return whether a picture is asked for that a grid of embeddings has to tell of."""
-    return asked.size is not None and max(asked.size) > 2 * family.side
+    return asked.size is not None and max(asked.size) > family.most
 
 
 def _of_large_picture(family: Diffusion, picture: NDArray[Any], size: tuple[int, int], path: Path, stem: str) -> Wish:

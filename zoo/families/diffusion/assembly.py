@@ -42,10 +42,13 @@ def corners(shape: Sequence[int], window: int, stride: int) -> list[Corner]:
     return list(itertools.product(rows, columns))
 
 
-def blend_kernel(size: int, sigma: float = 0.8) -> Tensor:
-    """Return (size, size) float32 weights of a window, 1 at most: exp(-(u^2 + v^2) / sigma^2), u, v in -1..1."""
-    line = torch.linspace(-1, 1, size, dtype=torch.float64).square()
-    found = torch.exp(-(line[:, None] + line) / sigma**2)
+def blend_kernel(size: int, sigma: float = 0.8, width: int | None = None) -> Tensor:
+    """Return (size, width) float32 weights of a window, 1 at most: exp(-(u^2 + v^2) / sigma^2), u and v in -1..1.
+
+    `width`: none = as high as wide.
+    """
+    down, across = (torch.linspace(-1, 1, n, dtype=torch.float64).square() for n in (size, width or size))
+    found = torch.exp(-(down[:, None] + across) / sigma**2)
     return (found / found.max()).float()
 
 
@@ -132,29 +135,38 @@ def _batched(places: Sequence[Corner], batch: int) -> Iterator[Sequence[Corner]]
 
 
 def decode_bands(
-    decode: Decode, latent: Tensor, *, window: int, stride: int, factor: int, sigma: float = 0.8, batch: int = 4
+    decode: Decode,
+    latent: Tensor,
+    *,
+    window: int | tuple[int, int],
+    stride: int,
+    factor: int,
+    sigma: float = 0.8,
+    batch: int = 4,
 ) -> Iterator[Tensor]:
     """Yield bands of the decoded picture from the top, (channels, rows, W * factor) in [-1, 1].
 
-    Windows of `latent` (1, C, H, W) are decoded by themselves and blended by `blend_kernel`; a band is given as soon as
-    no further window reaches it, so memory is that of one row of windows, whatever the height.
+    Windows (a side, or height and width) of `latent` (1, C, H, W), `stride` apart or their own side where that is
+    less, are decoded by themselves and blended by `blend_kernel`; a band is given as soon as no further window
+    reaches it, so memory is that of one row of windows, whatever the height.
     """
     height, width = latent.shape[-2:]
-    rows, columns = starts(height, window, stride), starts(width, window, stride)
-    kernel = blend_kernel(window * factor, sigma)
+    tall, wide = (window, window) if isinstance(window, int) else window
+    rows, columns = starts(height, tall, min(stride, tall)), starts(width, wide, min(stride, wide))
+    kernel = blend_kernel(tall * factor, sigma, wide * factor)
     total: Tensor | None = None
-    weight = torch.zeros(window * factor, width * factor)
+    weight = torch.zeros(tall * factor, width * factor)
     for index, i in enumerate(rows):
         for some in _batched([(i, j) for j in columns], batch):
-            pictures = decode(torch.cat([latent[:, :, i : i + window, j : j + window] for _, j in some])).float().cpu()
+            pictures = decode(torch.cat([latent[:, :, i : i + tall, j : j + wide] for _, j in some])).float().cpu()
             if total is None:
-                total = torch.zeros(pictures.shape[1], window * factor, width * factor)
+                total = torch.zeros(pictures.shape[1], tall * factor, width * factor)
             for (_, j), picture in zip(some, pictures, strict=True):
-                across = slice(j * factor, (j + window) * factor)
+                across = slice(j * factor, (j + wide) * factor)
                 total[:, :, across] += picture * kernel
                 weight[:, across] += kernel
         assert total is not None
-        done = ((rows[index + 1] if index + 1 < len(rows) else i + window) - i) * factor
+        done = ((rows[index + 1] if index + 1 < len(rows) else i + tall) - i) * factor
         yield (total[:, :done] / weight[:done]).clamp(-1, 1)
         total = torch.cat([total[:, done:], torch.zeros_like(total[:, :done])], 1)
         weight = torch.cat([weight[done:], torch.zeros_like(weight[:done])])
