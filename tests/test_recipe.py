@@ -118,6 +118,14 @@ def test_extends_a_path_beside_it(base: Path) -> None:
         load_recipe(inside / "c.yaml")
 
 
+@pytest.mark.parametrize("written", ["glas", "glas:train", "[glas]", "{name: glas}", "['glas:train', wbc-1]"])
+def test_a_key_of_a_dataset_is_set_however_it_is_written(base: Path, written: str) -> None:
+    file = child(base, f"zoo: 1\nextends: base\nname: c\nsummary: S.\ndata: {{train: {{datasets: {written}}}}}\n")
+    found = load_recipe(file, ["data.train.datasets.0.fold=1", "data.train.datasets.0.folds=3"]).data.train.datasets[0]
+    assert (found.name, found.split, found.fold, found.folds) == ("glas", "train", 1, 3)
+    assert load_recipe(file, ["data.train.datasets.0=wbc-1:val"]).data.train.datasets[0].split == "val"
+
+
 def test_only_one_step_of_extends(base: Path) -> None:
     child(base, "zoo: 1\nextends: base\nname: child\nsummary: S.\n")
     third = base.with_name("third.yaml")

@@ -41,10 +41,12 @@ class DataSource(Schema):
     @model_validator(mode="before")
     @classmethod
     def _from_string(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            name, _, split = value.partition(":")
-            return {"name": name, "split": split} if split else {"name": name}
-        return value
+        return _source(value) if isinstance(value, str) else value
+
+
+def _source(text: str) -> dict[str, str]:
+    name, _, split = text.partition(":")
+    return {"name": name, "split": split} if split else {"name": name}
 
 
 class Loading(Schema):
@@ -389,6 +391,9 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
 
 def _set(values: Any, key: tuple[str | int, ...], value: Any) -> None:
     for position, part in enumerate(key[:-1]):
+        if part == "datasets" and isinstance(values, dict) and (given := values.get("datasets")):
+            sources = given if isinstance(given, list) else [given]  # NAME, or NAME:SPLIT, stands for a list of one
+            values["datasets"] = [_source(each) if isinstance(each, str) else each for each in sources]
         if isinstance(values, list):
             values = values[int(part)]
         elif isinstance(values, dict):
