@@ -87,6 +87,11 @@ class Loading(Schema):
     def _one(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | Mapping) else value
 
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, Mapping) else value
+
     @model_validator(mode="after")
     def _views(self) -> Self:
         if self.fixed and (self.patch_epochs is None or self.augment_on != "workers"):

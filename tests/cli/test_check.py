@@ -157,6 +157,10 @@ def test_overrides_are_checked_too(good: Path) -> None:
         ("data.validate.datasets=stardist-he:all", "data.validate.datasets", "dataset stardist-he has no"),
         ("data.validate.datasets=phantom-glands", "data.validate.datasets", "phantom-glands"),
         ("stains=foo", "stains", 'no method "foo". See: zoo stain --help'),
+        ("train.procedure=denoising", "train.procedure", "works on the family diffusion, not on unet"),
+        ("train.procedure=embedding-flow", "train.procedure", "trains model.translator, which is not there"),
+        ("train.procedure=mean-teacher", "train.procedure", "works on the family detr, not on unet"),
+        ("train.monitor=loss/foo", "train.monitor", 'validation gives no "loss/foo"'),
         ("data.train.samples=1", "data.train.batch", "2 samples a step, but an epoch has 1"),
         ("data.train.datasets={name: phantom-nuclei, limit: 1}", "data.train.batch", "but an epoch has 1"),
         ("data.train.datasets={name: phantom-nuclei, weight: 0}", "data.train.datasets.weight", "greater than 0"),
@@ -167,6 +171,14 @@ def test_what_would_fail_in_training_is_said_before(good: Path, changes: str, wh
     (problem,) = check(good, [changes])
     assert problem.where == where
     assert what in problem.what
+
+
+def test_what_nothing_moves_or_waits_for_is_said_before(good: Path) -> None:
+    (problem,) = check(good, ["train.schedule=plateau", "data.validate=null"])
+    assert "schedule plateau waits for validations, and there are none" in problem.what
+    (problem,) = check(good, ["train=null", "stages=[{name: a, train: {epochs: 1}, freeze: [pyramid, decoder, head]}]"])
+    assert "no parameter that may move" in problem.what
+    assert check(good, ["train.monitor=loss/dice", "data.train.augment={name: flips}"]) == []
 
 
 def test_batch_norm_wants_more_than_one_value(good: Path) -> None:

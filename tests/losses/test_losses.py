@@ -331,6 +331,15 @@ def test_a_sum_of_components() -> None:
     torch.testing.assert_close(terms["focal"], 0.5 * losses.cross_entropy(logits, target))
 
 
+@pytest.mark.parametrize("name", ["cross_entropy", "focal"])
+def test_one_plane_of_many_has_one_weight(name: str) -> None:
+    logits, target = torch.randn(2, 1, 4, 4), torch.randint(0, 2, (2, 1, 4, 4))
+    loss = getattr(losses, name)
+    one = loss(logits, target, mode="multilabel", weights=[3.0])
+    factor = 1.0 if name == "cross_entropy" else 3.0  # whose mean is divided by the weights
+    torch.testing.assert_close(one, factor * loss(logits, target, mode="multilabel"))
+
+
 def test_a_misspelt_loss_or_argument_is_named() -> None:
     with pytest.raises(ValueError, match=r'no loss "dise". Did you mean dice'):
         losses.check(Component(name="dise"))

@@ -30,7 +30,7 @@ def _pixel_weights(ready: Prepared, weights: Weights) -> Tensor:
         return class_weights(weights, K, ready.logits)[ready.index].unsqueeze(1)
     if weights is None:
         return torch.ones_like(ready.logits)
-    if K == 1:  # one weight for the background and one for the class
+    if K == 1 and len(weights) != 1:  # one weight for the background and one for the class
         pair = class_weights(weights, 2, ready.logits)
         return torch.where(ready.planes > 0, pair[1], pair[0])
     each = class_weights(weights, K, ready.logits).view(1, K, *[1] * (ready.logits.ndim - 2))

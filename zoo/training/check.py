@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from zoo.families import build
 from zoo.families.base import Family
 from zoo.recipe import Data, Loading, Recipe, Train, apply_overrides, load_recipe, read_recipe, recipe_file
 from zoo.schema import Component, Document, first_of, problems_of, read_yaml, validate
-from zoo.training import optim, setup
+from zoo.training import estimate, optim, setup
 from zoo.training.check_data import (
     check_loading,
     check_needs,
@@ -317,8 +317,8 @@ def _check_built(
         check_single_values(notes, learnt, where, stride, devices, {type(part).__name__ for part in module.modules()})
     for key, data, train in _validations(recipe):
         known = _monitored(notes, module, data, (*key, "data", "validate"))
-        known += _terms(recipe.model.get("loss"))
-        own = train.monitor.startswith("loss/")  # terms are known to the loss alone
+        known += (terms := _terms(module))
+        own = train.monitor.startswith("loss/") and not terms  # known to the loss alone
         if train.monitor not in known and not own:
             hint = suggest(train.monitor, known) or f"It gives {', '.join(known)}"
             what = f'validation gives no "{train.monitor}". {hint}'
@@ -337,22 +337,23 @@ def _check_targets(notes: Notes, recipe: Recipe, family: type[Family], options: 
 
 def _check_moving(notes: Notes, recipe: Recipe, module: Family) -> None:
     """Compare what stages freeze with the names of parameters, and players that are changed with the procedure's."""
+    before = len(notes.problems)
     names = [name for name, _ in module.named_parameters()]
     for i, stage in enumerate(recipe.stages):
         for k, prefix in enumerate(stage.freeze):
             if unknown := setup.unknown_prefix(prefix, names):
                 notes.add(("stages", i, "freeze", k), unknown)
-    for key, train in _all_trains(recipe):
+    for (key, train), stage in zip(_all_trains(recipe), recipe.all_stages, strict=True):
         try:
             players = setup.procedure_of(module, train).players(module)
-        except (TypeError, UserError):
-            continue  # a procedure that is unknown or takes other arguments: said already
-        except ValueError as error:
-            notes.add((*key, "procedure") if train.procedure is not None else ("model",), str(error))
-            continue
-        for name in train.players:
-            if name not in players:
-                notes.add((*key, "players", name), unknown_player(name, players))
+            for name in train.players:
+                if name not in players:
+                    notes.add((*key, "players", name), unknown_player(name, players))
+            if len(notes.problems) == before:
+                estimate.check_stage(module, stage, stage.data or recipe.data)
+        except (TypeError, ValueError, UserError) as error:
+            where = ("model",) if isinstance(error, ValueError) else key
+            notes.add((*key, "procedure") if train.procedure is not None else where, str(error))
 
 
 def _validations(recipe: Recipe) -> list[tuple[Key, Loading, Train]]:
@@ -379,10 +380,15 @@ def _monitored(notes: Notes, module: Family, loading: Loading, key: Key) -> list
     return found
 
 
-def _terms(value: Any) -> list[str]:
-    """Return the terms of a loss as a validation names them."""
-    entries = value if isinstance(value, list | tuple) else [value]
-    return [f"loss/{e['name'] if isinstance(e, Mapping) and 'name' in e else e}" for e in entries if e]
+def _terms(module: Family) -> list[str]:
+    """Return the terms of a family whose options are a list of registered losses, as a validation names them."""
+    listed = getattr(module.options, "loss", None)
+    found: list[str] = []
+    for part in listed if isinstance(listed, tuple) else ():
+        if not isinstance(part, Component) or part.name not in registry.table("loss"):
+            return []
+        found.append(part.name if part.name not in found else f"{part.name}_{len(found) + 1}")
+    return [f"loss/{name}" for name in found]
 
 
 def _check_stages(notes: Notes, recipe: Recipe) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
+from zoo.errors import UserError
 from zoo.families.base import Context, Family, Player, Procedure
 from zoo.families.diffusion import trained, translation
 from zoo.families.diffusion.kept import Kept, Where
@@ -30,7 +31,12 @@ class Denoising(Procedure):
         self.kept = Kept(cache)
 
     def players(self, family: Family) -> dict[str, Player]:
-        """Return what moves of the network; a first stage stands still. Raises `ValueError` (`trained.check`)."""
+        """Return what moves of the network; a first stage stands still.
+
+        Raises `UserError` for another family, `ValueError` as `trained.check` does.
+        """
+        if family.name != "diffusion":
+            raise UserError(f"procedure denoising: works on the family diffusion, not on {family.name}. Leave it out.")
         own = cast("Diffusion", family)
         trained.check(own)
         network = own.network
@@ -68,7 +74,7 @@ class Translating(Procedure):
 
     def players(self, family: Family) -> dict[str, Player]:
         """Return the translator. Raises `ValueError` where the model has none."""
-        translator = cast("Diffusion", family).translator
+        translator = getattr(family, "translator", None)
         if translator is None:
             raise ValueError("the procedure embedding-flow trains model.translator, which is not there. Name one")
         if cast("Diffusion", family).options.target is None:
