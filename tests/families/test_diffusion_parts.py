@@ -272,6 +272,19 @@ def test_the_pixel_network_hears_everything_that_it_is_told() -> None:
         torch.testing.assert_close(network(x[1:], t[1:], {k: v[1:] for k, v in told.items()}), said[1:])
 
 
+def test_the_pixel_network_sees_where_each_cell_lies() -> None:
+    torch.manual_seed(0)
+    network = PixelUNet(width=5, tokens=4, features=8, multipliers=(1,), attention=False).eval()
+    nn.init.normal_(network.head[-1].weight, 0, 0.3)  # type: ignore[arg-type]
+    x, t, tokens = torch.randn(2, 3, 64, 64), torch.tensor([10, 500]), torch.randn(2, 4, 5)
+    with torch.no_grad():
+        said = network(x, t, {"embedding": tokens})
+        moved = network(x, t, {"embedding": tokens[:, [1, 0, 2, 3]]})  # the mean is the same
+        change = (moved - said).abs().mean((0, 1))
+        assert float(change[:16].mean()) > 10 * float(change[-16:].mean()) > 0  # norms see the whole picture
+        assert torch.equal(network(x, t, network.null({"embedding": tokens})), network(x, t))
+
+
 def test_a_sample_of_a_wrong_vector_is_said() -> None:
     options = Diffusion.Options.model_validate({"network": NETWORK, "embedding": {"truth": "v", "width": 4}})
     maker = conditions.ConditionTargets(options, "d")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from zoo import registry
-from zoo.errors import Problem, Problems, UserError, suggest
+from zoo.errors import Problem, Problems, UserError, nearest, suggest
 from zoo.schema import Component, Document, wrong_arguments
 
 Key = tuple[str | int, ...]
@@ -117,10 +118,29 @@ def _encoders(options: BaseModel) -> Iterator[tuple[str, Component]]:
             yield name, value
 
 
+def _check_encoder_of_a_model(notes: Notes, info: Any, weights: str, key: Key) -> None:
+    """Check a run folder or weights of the zoo of which the encoder is wanted."""
+    from zoo.encoders import pretrained
+    from zoo.weights import store
+
+    try:
+        place = pretrained.choose(info, weights)
+        _, meta = store.read_shapes(place) if isinstance(place, Path) else ({}, {})
+    except UserError as error:
+        notes.add_error(key, error)
+        return
+    own = json.loads(meta.get("options", "{}")).get("encoder")
+    name = own.get("name") if isinstance(own, dict) else own
+    if isinstance(name, str) and name != info.name:
+        notes.add(
+            key, f"the encoder of {weights} is {name}. Expected {info.name}. Write that encoder, or other weights"
+        )
+
+
 def _check_encoder_weights(notes: Notes, info: Any, weights: str, key: Key) -> None:
     from zoo import paths
     from zoo.encoders import pretrained
-    from zoo.weights import readers
+    from zoo.weights import readers, store
 
     if Path(weights).expanduser().is_file():
         try:
@@ -129,6 +149,10 @@ def _check_encoder_weights(notes: Notes, info: Any, weights: str, key: Key) -> N
             notes.add_error(key, error)
         return
     if weights == "none":
+        return
+    own = weights in ("imagenet", "published", info.card) or weights in info.weights
+    if Path(weights).expanduser().is_dir() or (not own and store.known(weights)):
+        _check_encoder_of_a_model(notes, info, weights, key)
         return
     if info.card:
         if weights not in ("published", info.card):
@@ -144,7 +168,8 @@ def _check_encoder_weights(notes: Notes, info: Any, weights: str, key: Key) -> N
         notes.add(key, f"encoder {info.name} has no ImageNet weights. Write none, or see: zoo show {info.name}")
     elif weights != "imagenet" and weights not in info.weights:
         what = f'encoder {info.name} has no weights "{weights}", and no file is there. '
-        notes.add(key, what + suggest(weights, ["none", "imagenet", *info.weights], f"zoo show {info.name}"))
+        known = ["none", "imagenet", *info.weights, *nearest(weights, list(store.card_index()))]
+        notes.add(key, what + suggest(weights, known, f"zoo show {info.name}"))
     elif paths.offline():
         chosen = info.weights[info.imagenet if weights == "imagenet" else weights]
         if pretrained.local(info, chosen) is None:

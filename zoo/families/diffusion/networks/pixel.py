@@ -78,7 +78,8 @@ class PixelUNet(Network):
     """From a noisy picture, its time and its conditions to a prediction of the same shape.
 
     `channels`: of the picture; `classes`: planes of the condition "mask", 0 = none; `width`: of the condition
-    "embedding", 0 = none, of which there are `tokens`. `features`, `multipliers`, `blocks`: channels and residual
+    "embedding", 0 = none, of which there are `tokens`: every block hears their mean, and of a square grid of several
+    the first convolution also sees each where its cell lies. `features`, `multipliers`, `blocks`: channels and residual
     blocks of the levels, finest first. `patch`: side of what is folded into channels. `attention`: whether the coarsest
     level attends to itself. The null condition is zeros: no class anywhere, no embedding.
     """
@@ -105,6 +106,7 @@ class PixelUNet(Network):
         told = 4 * features
         self.time = nn.Sequential(nn.Linear(features, told), nn.SiLU(), nn.Linear(told, told))
         self.embed = nn.Sequential(nn.Linear(width, told), nn.SiLU(), nn.Linear(told, told)) if width else None
+        self.grid = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, features)) if width and tokens > 1 else None
         widths = [features * m for m in multipliers]
         self.stem = nn.Conv2d((channels + classes) * patch**2, features, 3, padding=1)
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
@@ -139,10 +141,21 @@ class PixelUNet(Network):
         """Return (B, D): what every block hears of time and embedding."""
         told: Tensor = self.time(sinusoid(t, self.features).to(x.dtype))
         if self.embed is not None:
-            embedding = condition.get("embedding")
-            tokens = x.new_zeros(len(x), 1, self.width) if embedding is None else embedding.to(x.dtype)
-            told = told + self.embed(tokens.mean(1))
+            told = told + self.embed(self._tokens(x, condition).mean(1))
         return F.silu(told)
+
+    def _tokens(self, x: Tensor, condition: Condition) -> Tensor:
+        """Return (B, tokens, width), zeros where nothing is told."""
+        embedding = condition.get("embedding")
+        return x.new_zeros(len(x), self.tokens, self.width) if embedding is None else embedding.to(x.dtype)
+
+    def _placed(self, h: Tensor, condition: Condition) -> Tensor:
+        """Return `h` (B, F, H, W) with each token of a grid added where its cell lies, blended between middles."""
+        if self.grid is None:
+            return h
+        side = round(self.tokens**0.5)
+        cells = self.grid(self._tokens(h, condition)).transpose(1, 2).unflatten(2, (side, side))
+        return h + F.interpolate(cells, h.shape[2:], mode="bilinear")
 
     def _masks(self, x: Tensor, condition: Condition) -> list[Tensor | None]:
         """Return the class map at full size, then at the size of each level."""
@@ -153,11 +166,12 @@ class PixelUNet(Network):
         return [mask, *(F.avg_pool2d(mask, self.patch * 2**level) for level in range(len(self.down)))]
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """Return (B, channels, h, w). "embedding": several tokens count as their mean."""
+        """Return (B, channels, h, w)."""
         condition = condition or {}
         told = self._told(x, t, condition)
         full, *masks = self._masks(x, condition)
         h = self.stem(F.pixel_unshuffle(x if full is None else torch.cat([x, full], 1), self.patch))
+        h = self._placed(h, condition)
         kept = [h]
         for level, (blocks, shrink) in enumerate(zip(self.down, self.shrink, strict=True)):
             for block in blocks:  # type: ignore[attr-defined]
