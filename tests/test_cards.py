@@ -49,6 +49,14 @@ def test_a_card_is_found_by_name_folder_and_file(tmp_path: Path) -> None:
         cards.dataset_card("galas")
 
 
+def test_a_folder_that_is_not_there_says_from_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"mine/tiles: there is no such folder, seen from {tmp_path}"):
+        cards.dataset_card("mine/tiles")
+    with pytest.raises(UserError, match=r"/mine/tiles: there is no such folder\.$"):
+        cards.dataset_card(tmp_path / "mine" / "tiles")
+
+
 def test_a_card_that_changes_is_read_again(tmp_path: Path) -> None:
     import os
 

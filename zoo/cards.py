@@ -377,6 +377,9 @@ def dataset_card_file(name: str | Path) -> Path:
         raise UserError(f"{path}: the folder has no {CARD_NAME}. Make one with: zoo data init {path}")
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return path
+    if len(path.parts) > 1:
+        seen = "" if path.is_absolute() else f", seen from {Path.cwd()}. Go to where it is, or write the whole path"
+        raise UserError(f"{name}: there is no such folder{seen}.")
     raise UserError(f'no dataset "{name}". {suggest(str(name), known, "zoo list datasets")}')
 
 

@@ -324,6 +324,19 @@ def test_init_of_geojson_and_binary_folders(tmp_path: Path) -> None:
     assert open_dataset(tmp_path / "g").card.truths["objects"].classes == ("background", "Tumor")
 
 
+def test_objects_without_classification_are_no_class(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "1.png")
+    shapes = [feature(name, [square(x, 1, 4, 4)]) for x, name in ((1, "Tumor"), (8, "Stroma"), (15, None))]
+    geojson(tmp_path / "masks" / "1.geojson", *shapes)
+    report = "\n".join(made(tmp_path))
+    assert "(not classified): 1" in report
+    assert "Classify those without a name in QuPath" in report
+    data = open_dataset(tmp_path)
+    assert data.card.truths["objects"].classes == ("background", "Stroma", "Tumor")
+    with pytest.raises(DataError, match=r"without classification\. Expected one of Stroma, Tumor\. Classify it"):
+        data[0]
+
+
 def test_init_reads_um_per_pixel_and_split_folders(tmp_path: Path) -> None:
     for split in ("train", "test"):
         (tmp_path / "images" / split).mkdir(parents=True)

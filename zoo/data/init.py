@@ -46,6 +46,7 @@ GROUP_PATTERNS = (
     (r"^(.+?)[_-]+[a-zA-Z]*\d+$", "what stands before the last number"),
 )
 SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
+_NAMELESS = "(not classified)"
 _LOOK = 200  # masks whose values are looked at
 
 
@@ -287,12 +288,14 @@ def _from_shapes(files: Sequence[Path], kind: Literal["semantic", "instances"] |
     regions = 0
     for path in files:
         shapes = read_shapes(path)
-        names.update(shape.name or "object" for shape in shapes)
+        names.update(shape.name or _NAMELESS for shape in shapes)
         regions += sum(shape.name is not None and not shape.detection for shape in shapes)
-    classes = sorted(n for n in names if not n.endswith("*")) or ["object"]
+    classes = sorted(n for n in names if not n.endswith("*") and n != _NAMELESS) or ["object"]
     chosen = kind or ("semantic" if regions else "instances")
     drawn = "classified annotations" if regions else "detections or unclassified objects"
     why = f"GeoJSON polygons, {drawn}; their classification names are the classes"
+    if names[_NAMELESS] and len(classes) > 1:
+        why += ". Classify those without a name in QuPath: their images cannot be read"
     return _Masks(chosen, ["background", *classes] if chosen == "semantic" else classes, why=why, counts=names)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.errors import DataError, suggest
+from zoo.errors import DataError, nearest, suggest
 
 Ring = NDArray[np.float64]
 
@@ -170,7 +170,8 @@ def _index(item: Shape, classes: Sequence[str], path: Path) -> int:
     if item.name is not None and item.name.casefold() in folded:
         return folded.index(item.name.casefold())
     named = f'unknown class "{item.name}"' if item.name else "an object without classification"
+    near = suggest(item.name, classes) if item.name and nearest(item.name, classes) else ""
     raise DataError(
-        f"{path}: {named}. Expected one of {', '.join(classes)}. {suggest(item.name or '', classes)} "
-        "Classify it in QuPath, or name the class in the card.".replace("  ", " ")
+        f"{path}: {named}. Expected one of {', '.join(classes)}. {near} Classify it in QuPath, or name the class in "
+        "the card.".replace("  ", " ")
     )
