@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import tifffile
 from PIL import Image
 
 from zoo import registry
-from zoo.errors import Interrupted, UserError
+from zoo.errors import Interrupted, UserError, ZooError
 from zoo.families import build
 from zoo.families.base import Family
 from zoo.inference import files
@@ -171,6 +172,25 @@ def test_an_interrupted_run_goes_on(make: Make, folder: Path, tmp_path: Path, mo
     summary = predict_files(make("threshold"), [folder], out, progress=False)
     assert summary.skipped == ["a"]
     assert summary.done == ["case/b", "case/deep/c"]
+
+
+def test_a_disk_that_fills_on_the_way_keeps_what_is_done(
+    make: Make, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, seen = files._write, []
+
+    def write(*arguments: Any) -> dict[str, Any]:
+        seen.append(arguments)
+        if len(seen) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(*arguments)
+
+    monkeypatch.setattr(files, "_write", write)
+    with pytest.raises(ZooError, match=r"No space left on device.*1 predicted.*goes on from here") as said:
+        predict_files(make(), [folder], tmp_path / "out", progress=False)
+    assert said.value.status == 1
+    again = predict_files(make(), [folder], tmp_path / "out", progress=False)
+    assert len(again.skipped) == 1
 
 
 def test_what_a_killed_process_left_is_taken_away(make: Make, folder: Path, tmp_path: Path) -> None:

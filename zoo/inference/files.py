@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 import zoo
 from zoo import registry
-from zoo.errors import DataError, Interrupted, UserError
+from zoo.errors import DataError, Interrupted, UserError, ZooError
 from zoo.families.base import Family
 from zoo.inference import volume_files
 from zoo.inference.inputs import Item, find_images
@@ -61,7 +61,7 @@ def predict_files(
     An image whose results are there, made with the same weights and options, is skipped unless `overwrite`. A broken
     image is noted in `failures.json` and skipped. `mpp` and the rest: see `predict_array`. Raises `UserError` before
     anything is written (nothing to read, a model that looks at no image, an option that cannot be, a resolution that is
-    needed and not known), and `Interrupted` on Ctrl-C.
+    needed and not known), `ZooError` where the disk fills on the way, and `Interrupted` on Ctrl-C.
     """
     check_origin(family)
     out = Path(out)
@@ -146,7 +146,10 @@ def _one(family: Family, item: Item, settings: Settings, run: str, summary: Summ
         advice = "the image does not fit into memory. Save it as a tiled TIFF."
         summary.failures.append({"file": str(item.path), "error": f"{item.path}: {advice}"})
     except OSError as error:
-        raise UserError(f"{final}: cannot be written ({error.strerror}). Make room or choose another --out.") from None
+        said = f"{final}: cannot be written ({error.strerror}). Make room or choose another --out."
+        if not summary.done:
+            raise UserError(said) from None
+        raise ZooError(f"{said} {summary}; the same command goes on from here.") from None
 
 
 def _key(path: Path, run: str) -> str:
