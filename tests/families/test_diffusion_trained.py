@@ -27,6 +27,10 @@ def pixcell(name: str = "pixcell", **arguments: Any) -> dict[str, Any]:
     return {"name": name, "arguments": {"size": 16, "learned_variance": False, **SMALL, **arguments}}
 
 
+def unet(**arguments: Any) -> dict[str, Any]:
+    return {"name": "pixel-unet", "arguments": arguments}
+
+
 def flow(**arguments: Any) -> dict[str, Any]:
     return {"name": "embedding-flow", "arguments": arguments}
 
@@ -52,12 +56,20 @@ def made(**options: Any) -> Diffusion:
             {"noise": {"prediction": "sample"}, "sampling": {"sampler": "plms"}},
             r"plms cannot draw where noise.prediction is sample. Write dpm\+\+",
         ),
+        (
+            {"mask": {**MASK, "classes": ["nucleus", "background"]}},
+            r"mask.classes: nucleus stands first. Expected back",
+        ),
+        (
+            {"setting": "latent", "first_stage": "kl", "first_stage_weights": "vae-sd3-5.stabilityai"},
+            r"zoo weights pull vae-sd3-5\.stabilityai",
+        ),
         ({"mask": MASK, "dropout": 0, "sampling": {"guidance": 2.0}}, r"sampling.guidance: 2, but nothing is hidden"),
     ],
 )
 def test_options_that_weights_may_have_and_a_recipe_may_not(options: dict[str, Any], words: str) -> None:
     made(**options)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((ValueError, UserError), match=words):
         Diffusion.resolve(DiffusionOptions.model_validate(options), [dataset_card("phantom-nuclei")])
 
 
@@ -70,6 +82,7 @@ def test_options_that_weights_may_have_and_a_recipe_may_not(options: dict[str, A
             "size: 36, but large pictures are drawn in multiples of 8. Write another size",
         ),
         ({"network": pixcell(), "embedding": {"tokens": 9}, **ENCODER}, "in multiples of 2 that 3 cells divide"),
+        ({"network": pixcell(sizes=True, head_width=24)}, "nothing tells a picture's size in training"),
         ({"network": pixcell(learned_variance=True), "noise": {"prediction": "flow"}}, "a flow has no variance"),
     ],
 )
@@ -107,6 +120,11 @@ def test_embeddings_are_carried_to_something() -> None:
             r"translator.arguments.outputs: 9, and embeddings have 288 numbers. Remove it",
         ),
         ({"noise": {"schedule": "linear", "end": 2.0}}, "2.0 will not do"),
+        ({"network": unet(features=7)}, "features: 7 will not do. Expected an even number"),
+        ({"network": unet(multipliers=[])}, r"multipliers: \[\] will not do"),
+        ({"network": unet(patch=0)}, "patch 0, blocks 1. Expected 1 or more"),
+        ({"network": pixcell("pixcell-control", layers=1), "mask": MASK}, "control_blocks: 0 of 1 layers"),
+        ({"network": pixcell("pixcell-control", null_residuals="some"), "mask": MASK}, '"some" will not do'),
     ],
 )
 def test_parts_that_do_not_go_together(options: dict[str, Any], words: str) -> None:

@@ -81,6 +81,10 @@ class ControlledPixCell(Network):
         """
         super().__init__()
         blocks = layers - 1 if control_blocks is None else control_blocks
+        if not 1 <= blocks <= layers:
+            raise ValueError(f"network.arguments.control_blocks: {blocks} of {layers} layers. Expected 1 to {layers}")
+        if null_residuals not in ("none", "same"):
+            raise ValueError(f'network.arguments.null_residuals: "{null_residuals}" will not do. Expected none or same')
         more = {"size": size, "interpolation": interpolation, **arguments}
         self.base = PixCell(layers=layers, **more)
         self.control = PixCellControl(blocks=blocks, **more)

@@ -98,6 +98,14 @@ class PixelUNet(Network):
         attention: bool = True,
     ) -> None:
         super().__init__()
+        if features < 2 or features % 2:
+            raise ValueError(f"network.arguments.features: {features} will not do. Expected an even number, 2 or more")
+        if not multipliers or min(multipliers) < 1:
+            raise ValueError(
+                f"network.arguments.multipliers: {list(multipliers)} will not do. Expected 1 or more, each"
+            )
+        if patch < 1 or blocks < 1:
+            raise ValueError(f"network.arguments: patch {patch}, blocks {blocks}. Expected 1 or more of both")
         self.channels, self.outputs, self.classes = channels, channels, classes
         self.width, self.tokens = width, tokens if width else 0
         self.takes = (*(("mask",) if classes else ()), *(("embedding",) if width else ()))
