@@ -325,6 +325,22 @@ def test_freezing_what_is_not_there_is_refused(tmp_path: Path, values: Any) -> N
         train(Recipe.model_validate(made), progress=False)
 
 
+def test_what_an_encoder_has_seen_the_model_has_seen(tmp_path: Path) -> None:
+    """Else a benchmark finds no leak, and weights are given away that may not be."""
+    from zoo.training.setup import record_of
+
+    model = {"encoder": "mobilenetv4_conv_small", "encoder_weights": "nuclei-unet-mobile", "classes": ["background"]}
+    values = {"zoo": 1, "name": "n", "summary": "S.", "family": "unet", "model": model, "train": {"epochs": 1}}
+    data = {"train": {"datasets": ["phantom-nuclei"]}}
+    found = record_of(Recipe.model_validate({**values, "data": data}))
+    assert found.started_from == ["nuclei-unet-mobile"]
+    assert {"phantom-nuclei", "dsb2018-fluorescence", "dsb2018-he"} <= {entry["dataset"] for entry in found.trained_on}
+    deep = {"encoder": {"name": "resnet18", "arguments": {"weights": "imagenet"}}, "classes": ["background"]}
+    plain = record_of(Recipe.model_validate({**values, "data": data, "model": deep}))
+    assert plain.started_from == []
+    assert {entry["dataset"] for entry in plain.trained_on} == {"phantom-nuclei"}
+
+
 def test_weights_to_start_from(finished: Path, tmp_path: Path, recipe: Any) -> None:
     still = {"optimizer": {"name": "sgd", "arguments": {"lr": 1e-12, "momentum": 0.0}}, "epochs": 1}
     folder = train(recipe(output=tmp_path / "run", weights=str(finished), **still), progress=False)

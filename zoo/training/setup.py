@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -106,9 +107,30 @@ def record_of(recipe: Recipe) -> Record:
     trained = feed.seen([s for d in data for s in feed.sources(d)], training=True)
     validated = feed.seen([s for d in data if d.validate_ for s in d.validate_.datasets], training=False)
     names = [stage.train.weights for stage in recipe.all_stages if stage.train.weights]
+    names += [name for name in _weights_in(recipe.model) if name not in names and _is_model(name)]
     for name in names:
         trained += [t for t in seen_by(name) if t not in trained]
     return Record(trained, validated, names)
+
+
+def _weights_in(options: Any) -> Iterator[str]:
+    """Yield what a family's options name as weights of their parts (encoder_weights, ...)."""
+    for key, value in options.items() if isinstance(options, Mapping) else ():
+        if isinstance(value, str) and (key == "weights" or key.endswith("_weights")):
+            yield value
+        elif isinstance(value, Mapping):
+            yield from _weights_in(value)
+
+
+def _is_model(name: str) -> bool:
+    """Return whether weights of a part are those of a whole model of the zoo, of which the encoder is taken."""
+    path = Path(name).expanduser()
+    try:
+        if path.is_dir() or path.suffix == ".safetensors":
+            return path.exists() and "family" in store.read_shapes(store.find(path).path)[1]
+        return store.known(name) and store.card(store.resolve(name)).family is not None
+    except UserError:
+        return False  # whoever builds the part says what is wrong with it
 
 
 def seen_by(name: str) -> list[dict[str, Any]]:
