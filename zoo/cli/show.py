@@ -107,7 +107,8 @@ def _recipe(name: str) -> Page | None:
 
     from zoo.recipe import dump_yaml, load_recipe, recipe_file, recipe_files
 
-    run = (Path(name).expanduser() / "recipe.yaml").is_file()
+    folder = Path(name).expanduser()
+    run = (folder / "recipe.yaml").is_file() and not _pushed(folder)  # what was given away is shown by its card
     if name not in recipe_files() and Path(name).suffix != ".yaml" and not run:
         return None
     file = recipe_file(name)
