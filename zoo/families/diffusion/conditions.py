@@ -212,7 +212,7 @@ def embedder(component: Component, weights: str) -> Encoder:
 
 
 CELLS = 16
-"""Cells an encoder sees at a time: small ones are told three to four times as fast together as one by one."""
+"""Cells an encoder sees at a time: small ones are told much faster together than one by one."""
 
 
 @torch.no_grad()
